@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0
+# What a person types. How the module is built stands in Kbuild, which the kernel's build system reads.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+
+# Where the objects go, if not beside the sources.
+export MO
+
+.PHONY: modules clean help
+
+modules: kdir
+	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) modules
+
+# The kernel can take a Rust module, and its headers carry what the compiler needs to know for it.
+.PHONY: kdir
+kdir:
+	@test -e $(KDIR)/.config || { echo "kstat: there are no kernel headers in $(KDIR):" \
+		"install those of your kernel (linux-headers-$(shell uname -r)), or name others with KDIR=." >&2; exit 1; }
+	@grep -q '^CONFIG_RUST=y' $(KDIR)/.config || { echo "kstat: the kernel of $(KDIR) is built without CONFIG_RUST" \
+		"and cannot load Rust modules: boot one that has it (see README.md), or run 'make demo' to try kstat in a guest." >&2; exit 1; }
+	@test -e $(KDIR)/rust/libkernel.rmeta || { echo "kstat: the kernel of $(KDIR) has CONFIG_RUST, but its headers" \
+		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(scripts/rust-tree)'." >&2; exit 1; }
+
+clean:
+	rm -rf build
+	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs
+
+help:
+	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<its headers>'
+	@echo 'make clean   remove what was built'

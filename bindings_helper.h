@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads: the headers of all that the wrappers use and that is
+ * not in the kernel crate's own bindings. Kbuild has the list of names.
+ */
+#include <linux/capability.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+#include <net/ipv6.h>
+#include <net/net_namespace.h>
+
+#include "netfilter_shim.h"

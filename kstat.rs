@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! kstat counts the TCP packets that this machine sends, for each network namespace.
+//!
+//! A packet is seen by a netfilter hook ([`netfilter`]), which adds one to a counter of its network
+//! namespace and CPU ([`stats`], [`percpu`]). A reader adds these up, and is told the count as it was
+//! at the last packet that is a multiple of N ([`publish`], [`files`]). [`service`] puts the hooks in
+//! and takes them out. Whatever is made below is undone by being dropped, last things first.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+mod bindings;
+mod files;
+mod netfilter;
+mod netns;
+mod options;
+mod param;
+mod percpu;
+mod proc_fs;
+mod publish;
+mod service;
+mod stats;
+mod step;
+
+module! {
+    type: Kstat,
+    name: "kstat",
+    authors: ["The kstat developers"],
+    description: "Count the TCP packets that this machine sends",
+    license: "GPL",
+}
+
+param::module_param!(start: bool, service::START, 0o644, "Count packets: 1 or 0 (default: 0)");
+param::module_param!(counter: ullong, options::COUNTER, 0o444, "Publish the count every so many packets, at first (default: 10)");
+param::module_param!(hook: charp, options::HOOK, 0o444, "Where packets are seen: local_out or post_routing (default: local_out)");
+
+/// What the loaded module has. The fields are dropped in this order.
+struct Kstat {
+    _service: service::Service,
+    _files: files::Files,
+}
+
+impl kernel::Module for Kstat {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let stats = Arc::new(netns::Registration::new(options::counter())?, GFP_KERNEL)?;
+        let files = files::Files::new(&stats)?;
+        let service = service::Service::new(service::Source {
+            stats,
+            hook: options::hook(),
+        })?;
+
+        Ok(Self {
+            _service: service,
+            _files: files,
+        })
+    }
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What Rust cannot reach in the kernel's headers: static inline functions,
+ * macros, and the offset of a field that stands in an unnamed struct.
+ * bindgen reads this file by way of bindings_helper.h.
+ */
+#ifndef NETFILTER_SHIM_H
+#define NETFILTER_SHIM_H
+
+#include <linux/skbuff.h>
+#include <linux/types.h>
+
+struct inode;
+struct net;
+
+enum {
+	SHIM_SKB_NETWORK_HEADER = offsetof(struct sk_buff, network_header),
+};
+
+struct net *shim_get_current_net(void);
+void shim_put_net(struct net *net);
+void *shim_net_generic(const struct net *net, unsigned int id);
+
+void *shim_pde_data(const struct inode *inode);
+
+void __percpu *shim_alloc_percpu(size_t size, size_t align);
+void *shim_raw_cpu_ptr(void __percpu *ptr);
+void *shim_per_cpu_ptr(void __percpu *ptr, int cpu);
+int shim_cpumask_next_possible(int cpu);
+
+#endif

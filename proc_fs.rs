@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files below `/proc`.
+//!
+//! C headers: [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h) and
+//! [`include/linux/seq_file.h`](srctree/include/linux/seq_file.h)
+
+use crate::bindings;
+use core::{
+    marker::PhantomData,
+    mem,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+use kernel::{
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs,
+    prelude::*,
+    seq_file::SeqFile,
+    str::CStr,
+    sync::Arc,
+    uaccess::{
+        UserSlice,
+        UserSliceReader, //
+    },
+};
+
+/// A folder at the top of `/proc`, which is there until this is dropped.
+///
+/// # Invariants
+///
+/// `entry` is the folder's, and is not removed before this is dropped.
+pub(crate) struct Dir {
+    entry: NonNull<bindings::proc_dir_entry>,
+}
+
+// SAFETY: procfs has locks of its own; any task may remove what another one made.
+unsafe impl Send for Dir {}
+
+// SAFETY: As above.
+unsafe impl Sync for Dir {}
+
+impl Dir {
+    /// Makes the folder. May sleep. Fails with [`ENOMEM`], also if the name is in use.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: The name is valid; no parent is the top of `/proc`.
+        let entry = unsafe { bindings::proc_mkdir(name.as_char_ptr(), ptr::null_mut()) };
+
+        // INVARIANT: The folder was made just now.
+        Ok(Self {
+            entry: NonNull::new(entry).ok_or(ENOMEM)?,
+        })
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the entry is there.
+        unsafe { bindings::proc_remove(self.entry.as_ptr()) };
+    }
+}
+
+/// What a file does: shows a text, and perhaps takes one.
+///
+/// # Examples
+///
+/// ```
+/// struct Answer;
+///
+/// #[vtable]
+/// impl Operations for Answer {
+///     type Open = ();
+///
+///     fn open(&self) -> Result {
+///         Ok(())
+///     }
+///
+///     fn show(&self, _: &(), out: &SeqFile) {
+///         seq_print!(out, "42\n");
+///     }
+/// }
+///
+/// let dir = Arc::new(Dir::new(c"deep_thought")?, GFP_KERNEL)?;
+/// let file = proc_fs::File::new(dir, c"answer", 0o444, Answer)?;
+/// # Ok::<(), Error>(())
+/// ```
+#[vtable]
+pub(crate) trait Operations: Send + Sync + Sized + 'static {
+    /// What belongs to an open file, until its last descriptor is closed.
+    type Open: Send + Sync;
+
+    /// Somebody, the current task, opens the file. May sleep. An error is the opener's.
+    fn open(&self) -> Result<Self::Open>;
+
+    /// Writes the whole text to `out`. May sleep. Called when somebody reads from the start; a
+    /// reader who takes the text in pieces gets pieces of one text.
+    fn show(&self, open: &Self::Open, out: &SeqFile);
+
+    /// Somebody writes `text` at `offset`. May sleep. All of it is taken, or there is an error.
+    ///
+    /// Without this a write fails with [`EIO`].
+    fn write(
+        &self,
+        _open: &Self::Open,
+        _file: &fs::File,
+        _text: UserSliceReader,
+        _offset: fs::file::Offset,
+    ) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// A file, which is there until this is dropped.
+///
+/// To drop it waits for those who are in one of its operations, and takes the file away from those
+/// who have it open: what they do with their descriptors then fails with [`EIO`]
+/// (`proc_entry_rundown()` in `fs/proc/inode.c`). May sleep.
+///
+/// # Invariants
+///
+/// `entry` is the file's, its data is `operations`, and it is not removed before this is dropped.
+pub(crate) struct File<T: Operations> {
+    entry: NonNull<bindings::proc_dir_entry>,
+    _operations: Pin<KBox<T>>,
+    _dir: Arc<Dir>,
+}
+
+// SAFETY: procfs has locks of its own; any task may remove what another one made.
+unsafe impl<T: Operations> Send for File<T> {}
+
+// SAFETY: As above.
+unsafe impl<T: Operations> Sync for File<T> {}
+
+impl<T: Operations> File<T> {
+    /// Makes the file `name` in `dir`, owned by root, with permissions `mode`.
+    ///
+    /// May sleep. Fails with [`ENOMEM`], also if the name is in use.
+    pub(crate) fn new(dir: Arc<Dir>, name: &CStr, mode: u16, operations: T) -> Result<Self> {
+        let operations = KBox::pin(operations, GFP_KERNEL)?;
+
+        // SAFETY: The folder is there, the name is valid, the operations are static, and their data
+        // is pinned, and lives longer than the file.
+        let entry = unsafe {
+            bindings::proc_create_data(
+                name.as_char_ptr(),
+                mode,
+                dir.entry.as_ptr(),
+                &Vtable::<T>::OPS,
+                ptr::from_ref(&*operations).cast_mut().cast(),
+            )
+        };
+
+        // INVARIANT: The file was made just now.
+        Ok(Self {
+            entry: NonNull::new(entry).ok_or(ENOMEM)?,
+            _operations: operations,
+            _dir: dir,
+        })
+    }
+}
+
+impl<T: Operations> Drop for File<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the entry is there.
+        unsafe { bindings::proc_remove(self.entry.as_ptr()) };
+    }
+}
+
+/// What an open file's `seq_file` points to.
+struct Opened<T: Operations> {
+    /// The [`File`]'s; procfs releases open files before it lets the file be dropped.
+    operations: NonNull<T>,
+    open: T::Open,
+}
+
+impl<T: Operations> Opened<T> {
+    /// # Safety
+    ///
+    /// `m` must be the `seq_file` of an open file of [`File<T>`], and stay open for `'a`.
+    unsafe fn from_seq<'a>(m: *const bindings::seq_file) -> (&'a T, &'a T::Open) {
+        // SAFETY: `Vtable::open` put it there, and `Vtable::release` is what takes it away.
+        let opened = unsafe { &*(*m).private.cast::<Self>() };
+        // SAFETY: The file is open, so the operations are there.
+        (unsafe { opened.operations.as_ref() }, &opened.open)
+    }
+}
+
+/// The C operations of files of `T`.
+struct Vtable<T: Operations>(PhantomData<T>);
+
+impl<T: Operations> Vtable<T> {
+    const OPS: bindings::proc_ops = bindings::proc_ops {
+        proc_open: Some(Self::open),
+        proc_read_iter: Some(bindings::seq_read_iter),
+        proc_write: if T::HAS_WRITE {
+            Some(Self::write)
+        } else {
+            None
+        },
+        proc_lseek: Some(bindings::seq_lseek),
+        proc_release: Some(Self::release),
+        // SAFETY: Zeroes stand for operations that are not there, and for no flags.
+        ..unsafe { mem::zeroed() }
+    };
+
+    /// # Safety
+    ///
+    /// To be called by procfs only, to open a file of [`File<T>`].
+    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: The inode is that of a `File<T>`, whose data is its operations. They are there as
+        // long as the file is open, which it is about to be.
+        let operations = unsafe { &*bindings::shim_pde_data(inode).cast::<T>() };
+        let opened = operations.open().and_then(|open| {
+            let operations = NonNull::from(operations);
+            Ok(KBox::new(Opened::<T> { operations, open }, GFP_KERNEL)?)
+        });
+        let opened = match opened {
+            Ok(opened) => KBox::into_raw(opened),
+            Err(error) => return error.to_errno(),
+        };
+
+        // SAFETY: The file is being opened; `show` casts the pointer back.
+        let result = unsafe { bindings::single_open(file, Some(Self::show), opened.cast()) };
+        if to_result(result).is_err() {
+            // SAFETY: The pointer is of the box above, and nobody has taken it.
+            drop(unsafe { KBox::from_raw(opened) });
+        }
+        result
+    }
+
+    /// # Safety
+    ///
+    /// To be called by `seq_file` only, for an open file of [`File<T>`].
+    unsafe extern "C" fn show(m: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+        // SAFETY: The caller's promise is passed on.
+        let (operations, open) = unsafe { Opened::<T>::from_seq(m) };
+        // SAFETY: `m` is valid, and `seq_file` holds its lock meanwhile.
+        operations.show(open, unsafe { SeqFile::from_raw(m) });
+        0
+    }
+
+    /// # Safety
+    ///
+    /// To be called by procfs only, for an open file of [`File<T>`].
+    unsafe extern "C" fn write(
+        file: *mut bindings::file,
+        text: *const c_char,
+        len: usize,
+        offset: *mut bindings::loff_t,
+    ) -> isize {
+        // SAFETY: `single_open()` made the open file's private data a `seq_file`.
+        let (operations, open) = unsafe { Opened::<T>::from_seq((*file).private_data.cast()) };
+        // SAFETY: The file is valid, and this task is not in an `fdget_pos()` region that it could
+        // close: it is the one that the caller is in.
+        let file = unsafe { fs::File::from_raw_file(file) };
+        let text = UserSlice::new(UserPtr::from_ptr(text.cast_mut().cast()), len).reader();
+
+        // SAFETY: The caller gives a valid pointer to the offset.
+        let offset = unsafe { &mut *offset };
+        match operations.write(open, file, text, *offset) {
+            Ok(()) => {
+                *offset += len as bindings::loff_t;
+                len as isize
+            }
+            Err(error) => error.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by procfs only, once, when nobody uses an open file of [`File<T>`] any more.
+    unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `single_open()` made the open file's private data a `seq_file`, whose own private
+        // data is the box that `open` put there.
+        let opened = unsafe {
+            let m = (*file).private_data.cast::<bindings::seq_file>();
+            KBox::from_raw((*m).private.cast::<Opened<T>>())
+        };
+
+        // SAFETY: The file was opened by `single_open()`, and is used no more.
+        let result = unsafe { bindings::single_release(inode, file) };
+        drop(opened);
+        result
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What one network namespace has: its count, and how it is published.
+
+use crate::{
+    bindings::IPPROTO_TCP,
+    netfilter::{
+        Hooks,
+        Observer,
+        Packet, //
+    },
+    netns::{
+        Key,
+        Net,
+        PerNet, //
+    },
+    percpu,
+    publish::Publish,
+    step::Step, //
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::Mutex, //
+};
+
+/// The statistics of one network namespace.
+#[pin_data]
+pub(crate) struct Stats {
+    /// The TCP packets counted since the namespace was made, or the module loaded.
+    packets: percpu::Counter,
+
+    /// Held by who adds up `packets` too, so that totals are used in the order they were taken:
+    /// nobody can publish an older total than the one that a step was set at.
+    #[pin]
+    publish: Mutex<Publish>,
+}
+
+impl Stats {
+    /// The count as published. May sleep.
+    pub(crate) fn nout(&self) -> u64 {
+        let publish = self.publish.lock();
+        publish.public(self.packets.sum())
+    }
+
+    /// The step in force. May sleep.
+    pub(crate) fn step(&self) -> Step {
+        self.publish.lock().step()
+    }
+
+    /// Makes `step` the step from now on. May sleep.
+    pub(crate) fn set_step(&self, step: Step) {
+        let mut publish = self.publish.lock();
+        publish.set_step(self.packets.sum(), step);
+    }
+}
+
+impl PerNet for Stats {
+    /// The first step of every namespace.
+    type Context = Step;
+
+    fn key() -> &'static Key<Self> {
+        static KEY: Key<Stats> = Key::new();
+        &KEY
+    }
+
+    fn init(first: &Step, _net: &Net) -> Result<Pin<KBox<Self>>> {
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                packets: percpu::Counter::new()?,
+                publish <- new_mutex!(Publish::new(*first)),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+impl Observer for Stats {
+    fn hooks() -> &'static Key<Hooks<Self>> {
+        static KEY: Key<Hooks<Stats>> = Key::new();
+        &KEY
+    }
+
+    #[inline]
+    fn observe(&self, packet: Packet<'_>) {
+        if packet.l4proto() == Some(IPPROTO_TCP as u8) {
+            self.packets.inc();
+        }
+    }
+}
