@@ -6,8 +6,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 # Where the objects go, if not beside the sources.
 export MO
 
-.PHONY: modules clean help
-
+.PHONY: modules
 modules: kdir
 	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) modules
 
@@ -21,10 +20,17 @@ kdir:
 	@test -e $(KDIR)/rust/libkernel.rmeta || { echo "kstat: the kernel of $(KDIR) has CONFIG_RUST, but its headers" \
 		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(scripts/rust-tree)'." >&2; exit 1; }
 
+.PHONY: demo
+demo:
+	@scripts/vm -- scripts/demo
+
+.PHONY: clean
 clean:
 	rm -rf build
 	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs
 
+.PHONY: help
 help:
-	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<its headers>'
-	@echo 'make clean   remove what was built'
+	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<folder of its headers>'
+	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
+	@echo 'make clean   remove what was built here'

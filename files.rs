@@ -5,6 +5,8 @@
 //! A descriptor stands for the network namespace in which the file was opened, whoever uses it
 //! later, as those of `/proc/net` do.
 
+#![forbid(unsafe_code)]
+
 use crate::{
     bindings::CAP_NET_ADMIN,
     netns::{

@@ -2,6 +2,8 @@
 
 //! What is settled when the module is loaded: the parameters `counter` and `hook`.
 
+#![forbid(unsafe_code)]
+
 use crate::{
     netfilter::Point,
     param::{

@@ -8,6 +8,8 @@
 //!
 //! No kernel type stands here, so that the host can test it.
 
+#![forbid(unsafe_code)]
+
 use crate::step::Step;
 
 /// What has to be remembered to publish a count: B and N.

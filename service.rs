@@ -6,6 +6,8 @@
 //! holds already. So writers queue up with each other, with the end of loading, and with the
 //! beginning of unloading.
 
+#![forbid(unsafe_code)]
+
 use crate::{
     netfilter::{
         self,

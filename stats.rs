@@ -2,6 +2,8 @@
 
 //! What one network namespace has: its count, and how it is published.
 
+#![forbid(unsafe_code)]
+
 use crate::{
     bindings::IPPROTO_TCP,
     netfilter::{

@@ -4,6 +4,8 @@
 //!
 //! No kernel type stands here, so that the host can test it.
 
+#![forbid(unsafe_code)]
+
 use core::{
     fmt,
     num::NonZeroU64, //
