@@ -24,6 +24,16 @@ kdir:
 demo:
 	@scripts/vm -- scripts/demo
 
+# The arithmetic needs no kernel, so it is tested without a guest.
+.PHONY: test
+test:
+	@scripts/lab env -C tests CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=env cargo test --locked --test arithmetic
+	@scripts/lab env -C tests cargo test --locked --test guest
+
+.PHONY: check
+check:
+	@scripts/check
+
 .PHONY: clean
 clean:
 	rm -rf build
@@ -33,4 +43,6 @@ clean:
 help:
 	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<folder of its headers>'
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
+	@echo 'make test    run the tests, in such a guest'
+	@echo 'make check   check formatting and style, and what lints find'
 	@echo 'make clean   remove what was built here'

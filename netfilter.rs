@@ -7,7 +7,6 @@
 use crate::{
     bindings,
     netns::{
-        Key,
         Net,
         PerNet,
         Registration, //
@@ -136,23 +135,15 @@ impl Packet<'_> {
 ///
 /// ```
 /// impl Observer for Seen {
-///     fn hooks() -> &'static netns::Key<Hooks<Self>> {
-///         static KEY: netns::Key<Hooks<Seen>> = netns::Key::new();
-///         &KEY
-///     }
-///
 ///     fn observe(&self, _packet: Packet<'_>) {
 ///         self.0.inc();
 ///     }
 /// }
 ///
-/// let hooks = netfilter::register(seen, Point::LocalOut, PRIORITY_LAST)?;
+/// let hooks = netfilter::register(Arc::new(seen, GFP_KERNEL)?, Point::LocalOut, PRIORITY_LAST)?;
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait Observer: PerNet {
-    /// The static that stands for this observer's hooks.
-    fn hooks() -> &'static Key<Hooks<Self>>;
-
     /// Called for each packet, with the RCU read lock held, in a task or in a softirq; it must not
     /// sleep. The same packet may be shown again if the stack sends it past the hook again.
     fn observe(&self, packet: Packet<'_>);
@@ -192,7 +183,7 @@ pub(crate) struct Context<O: Observer> {
 /// is registered anywhere and none is running. Both may sleep and take `pernet_ops_rwsem`; dropping
 /// waits for RCU grace periods, the number of which does not depend on that of namespaces.
 ///
-/// Fails with [`EBUSY`] if the observer's hooks are registered already, with [`ENOMEM`], or with
+/// Fails with [`EBUSY`] if the module has too many registrations already, with [`ENOMEM`], or with
 /// [`E2BIG`] if a namespace has no place for one more hook. Then nothing is registered.
 pub(crate) fn register<O: Observer>(
     observers: Arc<Registration<O>>,
@@ -258,10 +249,6 @@ impl<O: Observer> Hooks<O> {
 
 impl<O: Observer> PerNet for Hooks<O> {
     type Context = Context<O>;
-
-    fn key() -> &'static Key<Self> {
-        O::hooks()
-    }
 
     fn init(context: &Context<O>, net: &Net) -> Result<Pin<KBox<Self>>> {
         let observer = context.observers.get(net).ok_or(ENOENT)?;

@@ -8,13 +8,15 @@
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
-    marker::PhantomData,
     mem::{
         self,
         MaybeUninit, //
     },
     ops::Deref,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 use kernel::{
     error::to_result,
@@ -119,11 +121,6 @@ impl Drop for NetRef {
 /// impl PerNet for Seen {
 ///     type Context = ();
 ///
-///     fn key() -> &'static netns::Key<Self> {
-///         static KEY: netns::Key<Seen> = netns::Key::new();
-///         &KEY
-///     }
-///
 ///     fn init(_: &(), _net: &Net) -> Result<Pin<KBox<Self>>> {
 ///         Ok(KBox::pin(Seen(percpu::Counter::new()?), GFP_KERNEL)?)
 ///     }
@@ -137,9 +134,6 @@ pub(crate) trait PerNet: Send + Sync + Sized + 'static {
     /// What [`PerNet::init`] is given beside the namespace.
     type Context: Send + Sync + 'static;
 
-    /// The static that stands for this data; always the same one, and no other type's.
-    fn key() -> &'static Key<Self>;
-
     /// Makes the data of one namespace.
     ///
     /// Called for each namespace there is at registration, then for each new one before anybody
@@ -152,73 +146,117 @@ pub(crate) trait PerNet: Send + Sync + Sized + 'static {
     fn pre_exit(self: Pin<&Self>, _net: &Net) {}
 }
 
-/// The place that the kernel keeps a [`PerNet`]'s registration in: pernet operations are told no
-/// more than the namespace they are called for, so what else they need is in a static.
-pub(crate) struct Key<T: PerNet> {
+/// How many registrations a module can have at a time.
+///
+/// Pernet operations are told no more than the namespace they are called for. So each registration
+/// has one of [`SLOTS`], and C functions that were compiled for that slot.
+const MAX_REGISTRATIONS: usize = 2;
+
+static SLOTS: [Slot; MAX_REGISTRATIONS] = [Slot::new::<0>(), Slot::new::<1>()];
+
+/// What a registration's C functions find.
+struct Slot {
     /// Whether there is a [`Registration`], or one is being made or undone: who sets this owns the
     /// other fields.
     taken: Atomic<i32>,
+    /// Under which number namespaces keep a pointer to the data.
     id: UnsafeCell<c_uint>,
+    /// What the core is given, and to be filled in from `template`.
     ops: Opaque<bindings::pernet_operations>,
-    context: UnsafeCell<MaybeUninit<T::Context>>,
+    template: Functions,
+    /// The [`PerNet`] that this is for, and its context.
+    vtable: UnsafeCell<MaybeUninit<Vtable>>,
+    context: UnsafeCell<*const c_void>,
 }
 
 // SAFETY: `taken` is atomic, and gives the rest to one owner at a time. While a registration
-// lasts, the rest is not written by Rust code, and `Context` is `Sync`. It is `Send`, so any task
-// may make and undo a registration.
-unsafe impl<T: PerNet> Sync for Key<T> {}
+// lasts, the rest is not written by Rust code.
+unsafe impl Sync for Slot {}
 
-impl<T: PerNet> Key<T> {
-    /// A key that nothing is registered with.
-    pub(crate) const fn new() -> Self {
+/// The C functions of one slot.
+struct Functions {
+    init: unsafe extern "C" fn(*mut bindings::net) -> c_int,
+    pre_exit: unsafe extern "C" fn(*mut bindings::net),
+    exit: unsafe extern "C" fn(*mut bindings::net),
+}
+
+/// The functions of one [`PerNet`], whose type the slot does not know.
+///
+/// # Safety
+///
+/// The context that `init` is given must be a valid `T::Context`, and the data that the others are
+/// given must come from `init`. After `exit` it is gone.
+#[derive(Clone, Copy)]
+struct Vtable {
+    init: unsafe fn(context: *const c_void, net: &Net) -> Result<*mut c_void>,
+    pre_exit: unsafe fn(data: *mut c_void, net: &Net),
+    exit: unsafe fn(data: *mut c_void),
+}
+
+impl Vtable {
+    const fn of<T: PerNet>() -> Self {
+        Self {
+            init: |context, net| {
+                // SAFETY: The caller gives a valid context.
+                let data = T::init(unsafe { &*context.cast() }, net)?;
+                // SAFETY: Nobody moves the data before `exit` drops it.
+                Ok(KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) }).cast())
+            },
+            pre_exit: |data, net| {
+                // SAFETY: The caller gives valid data, which is pinned.
+                unsafe { Pin::new_unchecked(&*data.cast::<T>()) }.pre_exit(net);
+            },
+            exit: |data| {
+                // SAFETY: The caller gives valid data, which came out of a box, and uses it no more.
+                drop(unsafe { KBox::from_raw(data.cast::<T>()) });
+            },
+        }
+    }
+}
+
+impl Slot {
+    const fn new<const SLOT: usize>() -> Self {
         Self {
             taken: Atomic::new(0),
             id: UnsafeCell::new(0),
             ops: Opaque::uninit(),
-            context: UnsafeCell::new(MaybeUninit::uninit()),
+            template: Functions {
+                init: Self::init::<SLOT>,
+                pre_exit: Self::pre_exit::<SLOT>,
+                exit: Self::exit::<SLOT>,
+            },
+            vtable: UnsafeCell::new(MaybeUninit::uninit()),
+            context: UnsafeCell::new(ptr::null()),
         }
     }
 
-    /// Where `net` keeps its pointer to the data; null if `net` is not told of this key yet.
+    /// Where `net` keeps its pointer to the data; it is null before `init` has succeeded.
     ///
     /// # Safety
     ///
-    /// The key must be registered.
-    unsafe fn slot(&self, net: &Net) -> *mut *mut T {
-        // SAFETY: The caller says that the key is registered, so that `id` is set and not written,
-        // and every visible namespace has room for this `id`.
+    /// The slot must be registered.
+    unsafe fn data(&self, net: &Net) -> *mut *mut c_void {
+        // SAFETY: The caller says that the slot is registered, so that `id` is set and not written.
         unsafe { bindings::shim_net_generic(net.as_raw(), *self.id.get()).cast() }
     }
 
-    /// Drops the context, and lets the key be taken again.
-    ///
     /// # Safety
     ///
-    /// The caller must have taken the key and written its context; the operations must not be
-    /// registered.
-    unsafe fn release(&self) {
-        // SAFETY: The caller owns the context and has written it.
-        unsafe { (*self.context.get()).assume_init_drop() };
-        self.taken.store(0, Release);
-    }
-
-    /// # Safety
-    ///
-    /// To be called by the pernet core only, as the `init` of `T`'s operations.
-    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
-        let key = T::key();
+    /// To be called by the pernet core only, for the operations of this slot.
+    unsafe extern "C" fn init<const SLOT: usize>(net: *mut bindings::net) -> c_int {
+        let slot = &SLOTS[SLOT];
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
-        // SAFETY: It was written before the operations were registered, and is not before they are
-        // no more.
-        let context = unsafe { (*key.context.get()).assume_init_ref() };
+        // SAFETY: These were written before the operations were registered, and fit each other.
+        let result = unsafe {
+            let vtable = (*slot.vtable.get()).assume_init_ref();
+            (vtable.init)(*slot.context.get(), net)
+        };
 
-        match T::init(context, net) {
+        match result {
             Ok(data) => {
-                // SAFETY: The operations are registered, and the core allocated the pointer's place
-                // before it called. Nobody else reaches it yet. The data stays pinned, as nothing
-                // but `exit` takes it out, to drop it.
-                unsafe { *key.slot(net) = KBox::into_raw(Pin::into_inner_unchecked(data)) };
+                // SAFETY: The core has made room for the pointer, and nobody else looks there yet.
+                unsafe { *slot.data(net) = data };
                 0
             }
             Err(error) => error.to_errno(),
@@ -227,96 +265,106 @@ impl<T: PerNet> Key<T> {
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, as the `pre_exit` of `T`'s operations.
-    unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
+    /// To be called by the pernet core only, for the operations of this slot.
+    unsafe extern "C" fn pre_exit<const SLOT: usize>(net: *mut bindings::net) {
+        let slot = &SLOTS[SLOT];
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
-        // SAFETY: The core calls this between `init`, which put the pointer there, and `exit`.
-        let data = unsafe { Pin::new_unchecked(&**T::key().slot(net)) };
 
-        data.pre_exit(net);
+        // SAFETY: The core calls this after `init`, which put the data there, and before `exit`.
+        unsafe {
+            let vtable = (*slot.vtable.get()).assume_init_ref();
+            (vtable.pre_exit)(*slot.data(net), net);
+        }
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, as the `exit` of `T`'s operations.
-    unsafe extern "C" fn exit(net: *mut bindings::net) {
+    /// To be called by the pernet core only, for the operations of this slot.
+    unsafe extern "C" fn exit<const SLOT: usize>(net: *mut bindings::net) {
+        let slot = &SLOTS[SLOT];
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
-        // SAFETY: `init` put the pointer there. The core calls this once, when nobody can find the
+
+        // SAFETY: `init` put the data there. The core calls this once, when nobody can find the
         // data any more: the namespace is dead, or the registration is being dropped.
-        drop(unsafe { KBox::from_raw(*T::key().slot(net)) });
+        unsafe {
+            let vtable = (*slot.vtable.get()).assume_init_ref();
+            (vtable.exit)(*slot.data(net));
+        }
     }
 }
 
 /// Keeps a [`PerNet`] in every network namespace, until it is dropped.
 ///
-/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods; however many
-/// namespaces there are, these are as many.
+/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods, the number of
+/// which does not depend on that of namespaces.
 ///
 /// # Invariants
 ///
-/// The key is taken by this, and its operations are registered.
-pub(crate) struct Registration<T: PerNet>(PhantomData<T>);
+/// The slot is taken by this, its operations are registered, and its vtable and context are those
+/// of `T` and `_context`.
+pub(crate) struct Registration<T: PerNet> {
+    slot: &'static Slot,
+    _context: Pin<KBox<T::Context>>,
+}
 
 impl<T: PerNet> Registration<T> {
     /// Gives every namespace its `T`; `context` is what [`PerNet::init`] is to be told.
     ///
-    /// May sleep. Fails with [`EBUSY`] if `T` is registered already, with [`ENOMEM`], or with what
-    /// [`PerNet::init`] failed with; then no namespace has one.
+    /// May sleep. Fails with [`EBUSY`] if the module has too many registrations already, with
+    /// [`ENOMEM`], or with what [`PerNet::init`] failed with; then no namespace has a `T`.
     pub(crate) fn new(context: T::Context) -> Result<Self> {
-        let key = T::key();
+        let context = KBox::pin(context, GFP_KERNEL)?;
+        let slot = SLOTS
+            .iter()
+            .find(|slot| slot.taken.cmpxchg(0, 1, Acquire).is_ok())
+            .ok_or(EBUSY)?;
 
-        if key.taken.cmpxchg(0, 1, Acquire).is_err() {
-            return Err(EBUSY);
-        }
-
-        // SAFETY: The key is taken by us and not registered: nobody else reads or writes the fields.
-        // Zeroes are right for what is not named: no such operation, and a list head to be filled in.
+        // SAFETY: The slot is taken by us and not registered: nobody else reads or writes it. The
+        // context is pinned, and lives until the operations are unregistered. Zeroes are right for
+        // what is not named: no such operation, and a list head to be filled in.
         let result = unsafe {
-            (*key.context.get()).write(context);
-            key.ops.get().write(bindings::pernet_operations {
-                init: Some(Key::<T>::init),
-                pre_exit: Some(Key::<T>::pre_exit),
-                exit: Some(Key::<T>::exit),
-                id: key.id.get(),
-                size: size_of::<*mut T>(),
+            (*slot.vtable.get()).write(Vtable::of::<T>());
+            *slot.context.get() = ptr::from_ref(&*context).cast();
+            slot.ops.get().write(bindings::pernet_operations {
+                init: Some(slot.template.init),
+                pre_exit: Some(slot.template.pre_exit),
+                exit: Some(slot.template.exit),
+                id: slot.id.get(),
+                size: size_of::<*mut c_void>(),
                 ..mem::zeroed()
             });
-            to_result(bindings::register_pernet_subsys(key.ops.get()))
+            to_result(bindings::register_pernet_subsys(slot.ops.get()))
         };
 
-        // INVARIANT: The key is taken, and the operations are registered, or else the drop below
-        // is not reached.
-        match result {
-            Ok(()) => Ok(Self(PhantomData)),
-            Err(error) => {
-                // SAFETY: The key is still taken by us, and its operations are not registered.
-                unsafe { key.release() };
-                Err(error)
-            }
+        if let Err(error) = result {
+            slot.taken.store(0, Release);
+            return Err(error);
         }
+        // INVARIANT: All this was done just now.
+        Ok(Self {
+            slot,
+            _context: context,
+        })
     }
 
     /// The data of `net`.
     ///
     /// There is none only if `net` is still being made, and is not told of this registration yet.
     pub(crate) fn get<'a>(&'a self, net: &'a Net) -> Option<&'a T> {
-        // SAFETY: The key is registered by the type invariant.
-        let slot = unsafe { T::key().slot(net) };
-        // SAFETY: The slot is null or valid, and the pointer in it null or the data's, which is
+        // SAFETY: The slot is registered by the type invariant.
+        let data = unsafe { self.slot.data(net) };
+        // SAFETY: Both pointers are null or valid. The data is a `T` by the type invariant, and is
         // dropped only after `net` is gone or `self` is.
-        unsafe { slot.as_ref().and_then(|data| data.as_ref()) }
+        unsafe { data.as_ref().and_then(|data| data.cast::<T>().as_ref()) }
     }
 }
 
 impl<T: PerNet> Drop for Registration<T> {
     fn drop(&mut self) {
-        let key = T::key();
-
         // SAFETY: By the type invariant the operations are registered.
-        unsafe { bindings::unregister_pernet_subsys(key.ops.get()) };
-        // SAFETY: By the type invariant the key is ours; the operations are no longer registered.
-        unsafe { key.release() };
+        unsafe { bindings::unregister_pernet_subsys(self.slot.ops.get()) };
+        self.slot.taken.store(0, Release);
     }
 }

@@ -46,7 +46,12 @@ pub(crate) enum State {
     /// It is loaded, and nothing is hooked.
     Stopped(Source),
     /// It counts.
-    Running(Source, Registration<Hooks<Stats>>),
+    Running {
+        /// What is counted.
+        source: Source,
+        /// The hooks, which are there until this is dropped.
+        _hooks: Registration<Hooks<Stats>>,
+    },
     /// It is being unloaded, and will not count again.
     Going,
 }
@@ -66,10 +71,13 @@ impl State {
         *self = match (&*self, start) {
             (Self::Stopped(source), true) => {
                 let hooks = netfilter::register(source.stats.clone(), source.hook, PRIORITY_LAST)?;
-                Self::Running(source.clone(), hooks)
+                Self::Running {
+                    source: source.clone(),
+                    _hooks: hooks,
+                }
             }
-            (Self::Running(source, _), false) => Self::Stopped(source.clone()),
-            (Self::Stopped(_), false) | (Self::Running(..), true) => return Ok(()),
+            (Self::Running { source, .. }, false) => Self::Stopped(source.clone()),
+            (Self::Stopped(_), false) | (Self::Running { .. }, true) => return Ok(()),
             (Self::Loading { .. }, _) => return Err(EBUSY),
             (Self::Going, _) => return Err(ENODEV),
         };
@@ -100,7 +108,7 @@ impl Param for State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Running(..) => "1",
+            Self::Running { .. } => "1",
             Self::Loading { .. } | Self::Stopped(_) | Self::Going => "0",
         })
     }

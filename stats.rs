@@ -7,12 +7,10 @@
 use crate::{
     bindings::IPPROTO_TCP,
     netfilter::{
-        Hooks,
         Observer,
         Packet, //
     },
     netns::{
-        Key,
         Net,
         PerNet, //
     },
@@ -61,11 +59,6 @@ impl PerNet for Stats {
     /// The first step of every namespace.
     type Context = Step;
 
-    fn key() -> &'static Key<Self> {
-        static KEY: Key<Stats> = Key::new();
-        &KEY
-    }
-
     fn init(first: &Step, _net: &Net) -> Result<Pin<KBox<Self>>> {
         KBox::try_pin_init(
             try_pin_init!(Self {
@@ -78,11 +71,6 @@ impl PerNet for Stats {
 }
 
 impl Observer for Stats {
-    fn hooks() -> &'static Key<Hooks<Self>> {
-        static KEY: Key<Hooks<Stats>> = Key::new();
-        &KEY
-    }
-
     #[inline]
     fn observe(&self, packet: Packet<'_>) {
         if packet.l4proto() == Some(IPPROTO_TCP as u8) {
