@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One function for each static inline function or macro that the Rust
- * wrappers call, and nothing else: what it does is said where it is wrapped.
+ * One function for each static inline function, macro or field that the Rust
+ * wrappers use, and nothing else: what it does is said where it is wrapped.
  */
 #include <linux/cpumask.h>
 #include <linux/nsproxy.h>
@@ -21,6 +21,11 @@ struct net *shim_get_current_net(void)
 void shim_put_net(struct net *net)
 {
 	put_net(net);
+}
+
+struct user_namespace *shim_net_user_ns(const struct net *net)
+{
+	return net->user_ns;
 }
 
 void *shim_net_generic(const struct net *net, unsigned int id)

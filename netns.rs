@@ -62,8 +62,8 @@ impl Net {
     /// Both are asked, as netlink does it (`netlink_ns_capable()`): else a descriptor handed to a
     /// program that has more rights than its owner would lend these to the owner.
     pub(crate) fn capable(&self, file: &File, capability: u32) -> bool {
-        // SAFETY: A namespace's owner is set before anybody sees it, and lives as long.
-        let owner = unsafe { (*self.as_raw()).user_ns };
+        // SAFETY: The namespace is valid; its owner is set before anybody sees it, and lives as long.
+        let owner = unsafe { bindings::shim_net_user_ns(self.as_raw()) };
 
         // SAFETY: `file` and `owner` are valid.
         let opener =

@@ -18,7 +18,8 @@ use core::{
 use kernel::{
     error::from_result,
     prelude::*,
-    str::CStr, //
+    str::CStr,
+    types::NotThreadSafe, //
 };
 
 /// Who sets a parameter.
@@ -90,7 +91,11 @@ impl<T> Locked<T> {
     pub(crate) fn lock(&'static self) -> Guard<T> {
         // SAFETY: The module is this one, and so is there.
         unsafe { bindings::kernel_param_lock(this_module()) };
-        Guard(self)
+        // INVARIANT: The lock was taken just now.
+        Guard {
+            locked: self,
+            _not_send: NotThreadSafe,
+        }
     }
 }
 
@@ -99,21 +104,25 @@ impl<T> Locked<T> {
 /// # Invariants
 ///
 /// The current task holds the module's parameter lock.
-pub(crate) struct Guard<T: 'static>(&'static Locked<T>);
+pub(crate) struct Guard<T: 'static> {
+    locked: &'static Locked<T>,
+    // Who takes a mutex has to give it back.
+    _not_send: NotThreadSafe,
+}
 
 impl<T> Deref for Guard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         // SAFETY: By the type invariant the lock is held.
-        unsafe { &*self.0 .0.get() }
+        unsafe { &*self.locked.0.get() }
     }
 }
 
 impl<T> DerefMut for Guard<T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: By the type invariant the lock is held.
-        unsafe { &mut *self.0 .0.get() }
+        unsafe { &mut *self.locked.0.get() }
     }
 }
 

@@ -229,6 +229,11 @@ impl<T: Operations> Vtable<T> {
         if to_result(result).is_err() {
             // SAFETY: The pointer is of the box above, and nobody has taken it.
             drop(unsafe { KBox::from_raw(opened) });
+        } else if T::HAS_WRITE {
+            // `seq_open()` takes `pwrite()` away, for files that have no use for an offset.
+            //
+            // SAFETY: The file is being opened, so nobody else has it.
+            unsafe { (*file).f_mode |= bindings::SHIM_FMODE_PWRITE };
         }
         result
     }
