@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The CPUs of the guest, and threads that stay on one.
+
+use nix::{
+    sched::{
+        sched_setaffinity,
+        CpuSet, //
+    },
+    unistd::Pid,
+};
+use std::thread;
+
+/// How many there are; tests of what happens on several fail if there is one.
+#[track_caller]
+pub fn count() -> usize {
+    let count = thread::available_parallelism()
+        .unwrap_or_else(|error| panic!("counting the CPUs: {error}"))
+        .get();
+
+    assert!(count > 1, "this takes a guest with more than one CPU");
+    count
+}
+
+/// Keeps the calling thread on a CPU.
+#[track_caller]
+pub fn stay_on(cpu: usize) {
+    let mut set = CpuSet::new();
+
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .unwrap_or_else(|error| panic!("staying on CPU {cpu}: {error}"));
+}

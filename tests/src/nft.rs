@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! nftables, whose word is what kstat's is compared with: its own count of TCP packets, and its list
+//! of who is hooked where.
+
+use crate::{
+    netns::Netns,
+    tool, //
+};
+use serde_json::Value;
+
+/// Where a hook stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// LOCAL_OUT.
+    Output,
+    /// POST_ROUTING.
+    Postrouting,
+}
+
+impl Point {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+}
+
+/// `meta l4proto tcp counter` for IPv4 and for IPv6.
+///
+/// It stands right before the last priority, where kstat's hook is: no firewall stands between them.
+pub struct TcpCounter<'a> {
+    net: &'a Netns,
+    point: Point,
+}
+
+/// What nftables has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packets {
+    /// TCP over IPv4.
+    pub ipv4: u64,
+    /// TCP over IPv6.
+    pub ipv6: u64,
+}
+
+impl Packets {
+    /// TCP over either.
+    pub fn total(self) -> u64 {
+        self.ipv4 + self.ipv6
+    }
+}
+
+impl<'a> TcpCounter<'a> {
+    pub(crate) const SOURCE: &'static str = "nftables' `meta l4proto tcp counter`";
+
+    /// Counts from now on, until the namespace is gone.
+    #[track_caller]
+    pub fn new(net: &'a Netns, point: Point) -> Self {
+        let point_name = point.name();
+
+        load(
+            net,
+            &format!(
+                "table inet counted_{point_name} {{
+                     counter ipv4 {{ }}
+                     counter ipv6 {{ }}
+                     chain counted {{
+                         type filter hook {point_name} priority 2147483646;
+                         meta nfproto ipv4 meta l4proto tcp counter name ipv4
+                         meta nfproto ipv6 meta l4proto tcp counter name ipv6
+                     }}
+                 }}"
+            ),
+        );
+        Self { net, point }
+    }
+
+    /// What was counted so far.
+    #[track_caller]
+    pub fn packets(&self) -> Packets {
+        let table = format!("counted_{}", self.point.name());
+        let answer = self
+            .net
+            .run(|| tool::run("nft", &["-j", "list", "counters", "table", "inet", &table]));
+        let answer: Value = serde_json::from_str(&answer)
+            .unwrap_or_else(|error| panic!("nft -j list counters: {error}: {answer}"));
+        let packets = |name| {
+            answer["nftables"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|object| &object["counter"])
+                .find(|counter| counter["name"] == name)
+                .and_then(|counter| counter["packets"].as_u64())
+                .unwrap_or_else(|| panic!("nft -j list counters: no {name} in {answer}"))
+        };
+
+        Packets {
+            ipv4: packets("ipv4"),
+            ipv6: packets("ipv6"),
+        }
+    }
+
+    /// Asserts that nout is what nftables has counted, for both families together, and returns it.
+    #[track_caller]
+    pub fn assert_agrees(&self, nout: u64) -> u64 {
+        let packets = self.packets().total();
+
+        crate::assert_agrees(
+            nout,
+            packets,
+            &format!("{} at {}", Self::SOURCE, self.point.name()),
+        );
+        packets
+    }
+}
+
+/// Loads a ruleset into a namespace.
+#[track_caller]
+pub fn load(net: &Netns, ruleset: &str) {
+    net.run(|| tool::run_with("nft", &["-f", "-"], ruleset));
+}
+
+/// A hook of kstat's.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `ip` or `ip6`.
+    pub family: String,
+    /// `output`, `postrouting` and the like.
+    pub point: String,
+    /// What is lower comes first.
+    pub priority: i32,
+}
+
+/// Hooks at the last priority of `point`, one for each family: those of a kstat that counts.
+pub fn one_per_family(point: Point) -> Vec<Hook> {
+    ["ip", "ip6"]
+        .map(|family| Hook {
+            family: family.to_owned(),
+            point: point.name().to_owned(),
+            priority: i32::MAX,
+        })
+        .into()
+}
+
+/// What `nft list hooks` shows of kstat in a namespace.
+#[track_caller]
+pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
+    let list = net.run(|| tool::run("nft", &["list", "hooks"]));
+    let (mut family, mut point) = (String::new(), String::new());
+    let mut hooks = Vec::new();
+
+    // family ip {
+    //         hook output {
+    //                 +2147483647 a_function [kstat]
+    for line in list.lines() {
+        match *line.split_whitespace().collect::<Vec<_>>() {
+            ["family", name, ..] => family = name.to_owned(),
+            ["hook", name, ..] => point = name.to_owned(),
+            [priority, .., "[kstat]"] => hooks.push(Hook {
+                family: family.clone(),
+                point: point.clone(),
+                priority: priority
+                    .parse()
+                    .unwrap_or_else(|error| panic!("nft list hooks: {line:?}: {error}")),
+            }),
+            _ => assert!(
+                !line.contains("kstat]"),
+                "nft list hooks: {line:?} is not understood"
+            ),
+        }
+    }
+    hooks
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Real TCP connections.
+
+use crate::{
+    file,
+    netns::Netns,
+    wait, //
+};
+use std::{
+    io::{
+        Read,
+        Write, //
+    },
+    net::{
+        IpAddr,
+        Shutdown,
+        TcpListener,
+        TcpStream, //
+    },
+    thread, //
+};
+
+// States in /proc/net/tcp of sockets that send nothing unless they are sent something.
+const LISTEN: &str = "0A";
+const TIME_WAIT: &str = "06";
+
+/// Connects from `client` to `address`, which is `server`'s, sends it so many bytes, and closes the
+/// connection. When this returns, no packet of it is to come any more.
+#[track_caller]
+pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) {
+    let listener = server.run(|| {
+        TcpListener::bind((address, 0))
+            .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
+    });
+    let address = listener
+        .local_addr()
+        .unwrap_or_else(|error| panic!("the address of a listener: {error}"));
+
+    // The kernel takes the connection before it is accepted here.
+    let mut sender = client.run(|| {
+        TcpStream::connect_timeout(&address, wait::PATIENCE)
+            .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
+    });
+    let (mut receiver, _) = listener
+        .accept()
+        .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
+    for end in [&sender, &receiver] {
+        end.set_read_timeout(Some(wait::PATIENCE))
+            .and_then(|()| end.set_write_timeout(Some(wait::PATIENCE)))
+            .unwrap_or_else(|error| panic!("setting timeouts: {error}"));
+    }
+
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut received = Vec::new();
+
+            receiver
+                .read_to_end(&mut received)
+                .unwrap_or_else(|error| panic!("receiving at {address}: {error}"));
+            assert_eq!(received.len(), bytes, "what {address} has received");
+        });
+        sender
+            .write_all(&vec![0x6b; bytes])
+            .and_then(|()| sender.shutdown(Shutdown::Write))
+            .and_then(|()| sender.read_to_end(&mut Vec::new()))
+            .unwrap_or_else(|error| panic!("sending to {address}: {error}"));
+    });
+    drop((sender, listener));
+
+    settle(client);
+    settle(server);
+}
+
+/// Returns when no TCP socket of the namespace has anything to send.
+#[track_caller]
+pub fn settle(net: &Netns) {
+    wait::until("all connections were closed", || {
+        net.run(|| {
+            sockets()
+                .iter()
+                .all(|(_, state)| [LISTEN, TIME_WAIT].contains(&state.as_str()))
+        })
+    });
+}
+
+/// Returns when somebody listens at a port of the namespace.
+#[track_caller]
+pub fn await_listener(net: &Netns, port: u16) {
+    let suffix = format!(":{port:04X}");
+
+    wait::until("somebody listens", || {
+        net.run(|| {
+            sockets()
+                .iter()
+                .any(|(local, state)| local.ends_with(&suffix) && state == LISTEN)
+        })
+    });
+}
+
+/// The local address and the state of each TCP socket of the thread's namespace.
+fn sockets() -> Vec<(String, String)> {
+    ["tcp", "tcp6"]
+        .iter()
+        .flat_map(|table| {
+            file::read(&format!("/proc/thread-self/net/{table}"))
+                .lines()
+                .skip(1)
+                .map(
+                    |line| match *line.split_whitespace().take(4).collect::<Vec<_>>() {
+                        [_, local, _, state] => (local.to_owned(), state.to_owned()),
+                        _ => panic!("/proc/net/{table}: {line:?}"),
+                    },
+                )
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}

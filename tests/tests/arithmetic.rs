@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a step is, and when a count is published: the arithmetic of the module, without the module.
+
+#[path = "../../publish.rs"]
+mod publish;
+#[path = "../../step.rs"]
+mod step;
+
+/// How N is written.
+mod steps {
+    use crate::step::{
+        ParseError,
+        Step, //
+    };
+
+    #[track_caller]
+    fn assert_reads(text: &str, n: u64) {
+        assert_eq!(
+            Step::parse(text.as_bytes()),
+            Ok(Step::new(n).expect("not 0")),
+            "{text:?}"
+        );
+    }
+
+    #[track_caller]
+    fn assert_refuses(text: impl AsRef<[u8]>, error: ParseError) {
+        let text = text.as_ref();
+
+        assert_eq!(
+            Step::parse(text),
+            Err(error),
+            "{:?}",
+            String::from_utf8_lossy(text)
+        );
+    }
+
+    #[test]
+    fn a_step_is_10_unless_set() {
+        assert_eq!(Step::DEFAULT.get().get(), 10);
+    }
+
+    #[test]
+    fn zero_is_no_step() {
+        assert_eq!(Step::new(0), None);
+        assert_refuses("0", ParseError::Invalid);
+        assert_refuses("000", ParseError::Invalid);
+    }
+
+    #[test]
+    fn every_number_from_1_to_u64_max_is_read_as_it_is_written() {
+        let around_powers = (0..64).flat_map(|bit| [(1 << bit) - 1, 1u64 << bit, (1 << bit) | 1]);
+
+        for n in (1..=10_000)
+            .chain(around_powers)
+            .chain([u64::MAX - 1, u64::MAX])
+        {
+            if let Some(step) = Step::new(n) {
+                assert_reads(&n.to_string(), n);
+                assert_eq!(step.get().get(), n);
+                assert_eq!(step.to_string(), n.to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn white_space_around_a_number_is_allowed() {
+        for space in [" ", "\t", "\n", "\x0b", "\x0c", "\r", " \t\n\x0b\x0c\r"] {
+            assert_reads(&format!("{space}20"), 20);
+            assert_reads(&format!("20{space}"), 20);
+            assert_reads(&format!("{space}20{space}"), 20);
+            assert_reads(&format!("{space}{}", u64::MAX), u64::MAX);
+        }
+    }
+
+    #[test]
+    fn leading_zeros_do_not_change_a_number() {
+        assert_reads("0020", 20);
+        assert_reads("00000000000018446744073709551615", u64::MAX);
+    }
+
+    #[test]
+    fn what_is_no_decimal_number_is_invalid() {
+        for text in [
+            "", " ", "\n", "\0", "abc", "10x", "x10", "0x10", "0b1", "1e3", "1.0", "1,000",
+            "1_000", "-1", "-0", "+1", "- 1", "1 0", "1\n0", "10\0", "\u{661}", "\u{a0}1",
+        ] {
+            assert_refuses(text, ParseError::Invalid);
+        }
+        // Bytes that are no UTF-8, and every single byte that is no digit.
+        assert_refuses(b"1\xff", ParseError::Invalid);
+        for byte in (0..=u8::MAX).filter(|byte| !byte.is_ascii_digit()) {
+            assert_refuses([byte], ParseError::Invalid);
+        }
+    }
+
+    #[test]
+    fn a_number_above_u64_max_is_too_large() {
+        for text in [
+            "18446744073709551616",
+            "18446744073709551620",
+            "99999999999999999999",
+            "100000000000000000000",
+            " 18446744073709551616\n",
+            "99999999999999999999999999999999",
+        ] {
+            assert_refuses(text, ParseError::TooLarge);
+        }
+    }
+
+    #[test]
+    fn a_text_longer_than_any_number_needs_is_invalid_whatever_it_says() {
+        let digits = |length| format!("{:0>length$}", 7);
+        let spaces = |length| format!("{:length$}", 7);
+
+        assert_reads(&digits(Step::MAX_TEXT), 7);
+        assert_reads(&spaces(Step::MAX_TEXT), 7);
+        assert_refuses(digits(Step::MAX_TEXT + 1), ParseError::Invalid);
+        assert_refuses(spaces(Step::MAX_TEXT + 1), ParseError::Invalid);
+        assert_refuses("9".repeat(Step::MAX_TEXT + 1), ParseError::Invalid);
+    }
+}
+
+/// What nout shows.
+mod publishing {
+    use crate::{
+        publish::Publish,
+        step::Step, //
+    };
+
+    fn step(n: u64) -> Step {
+        Step::new(n).expect("a step is not 0")
+    }
+
+    /// The formula as it is specified, in numbers that do not overflow.
+    struct Formula {
+        base: u128,
+        step: u128,
+    }
+
+    impl Formula {
+        fn nout(&self, total: u64) -> u64 {
+            let nout = self.base + (u128::from(total) - self.base) / self.step * self.step;
+            u64::try_from(nout).expect("the formula is at most the total")
+        }
+
+        fn set_step(&mut self, total: u64, step: u64) {
+            self.base = self.nout(total).into();
+            self.step = step.into();
+        }
+    }
+
+    /// Both, told the same.
+    struct Pair(Publish, Formula);
+
+    impl Pair {
+        fn new(n: u64) -> Self {
+            Self(
+                Publish::new(step(n)),
+                Formula {
+                    base: 0,
+                    step: n.into(),
+                },
+            )
+        }
+
+        #[track_caller]
+        fn set_step(&mut self, total: u64, n: u64) {
+            self.0.set_step(total, step(n));
+            self.1.set_step(total, n);
+            assert_eq!(self.0.step(), step(n));
+        }
+
+        #[track_caller]
+        fn nout(&self, total: u64) -> u64 {
+            let nout = self.0.public(total);
+
+            assert_eq!(
+                nout,
+                self.1.nout(total),
+                "{:?} at {total} (right: the formula)",
+                self.0
+            );
+            nout
+        }
+    }
+
+    #[test]
+    fn nout_moves_on_every_nth_packet_and_shows_the_count_at_that_packet() {
+        for n in 1..=50 {
+            let publish = Publish::new(step(n));
+            let mut shown = 0;
+
+            for total in 0..=500 {
+                if total % n == 0 {
+                    shown = total;
+                }
+                assert_eq!(publish.public(total), shown, "N is {n}, T is {total}");
+            }
+        }
+    }
+
+    #[test]
+    fn nout_is_the_formula_however_n_is_set_twice() {
+        for first in 1..=8 {
+            for second in 1..=8 {
+                for third in [1, 2, 3, 7, 100] {
+                    for once in 0..=20 {
+                        for twice in [once, once + 1, once + 5, once + 13] {
+                            let mut pair = Pair::new(first);
+
+                            pair.nout(once);
+                            pair.set_step(once, second);
+                            for total in once..=twice {
+                                pair.nout(total);
+                            }
+                            pair.set_step(twice, third);
+                            for total in twice..=twice + 24 {
+                                pair.nout(total);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nout_is_the_formula_in_long_random_histories() {
+        // xorshift64: the same histories every time.
+        let mut state = 0x6b73_7461_7400_0001u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+
+        for _ in 0..200 {
+            let mut pair = Pair::new(1 + random() % 20);
+            let (mut total, mut shown) = (0, 0);
+
+            for _ in 0..200 {
+                // Numbers of all sizes, small ones as often as large ones.
+                let size = random() % 60;
+                match random() % 3 {
+                    0 => pair.set_step(total, 1 + (random() >> (63 - size))),
+                    _ => total = u64::saturating_add(total, random() >> (63 - size)),
+                }
+                let nout = pair.nout(total);
+                assert!(shown <= nout && nout <= total, "{shown} {nout} {total}");
+                shown = nout;
+            }
+        }
+    }
+
+    #[test]
+    fn setting_n_moves_nout_forward_or_not_at_all() {
+        for first in 1..=12 {
+            for second in 1..=12 {
+                for total in 0..=40 {
+                    let mut publish = Publish::new(step(first));
+                    let before = publish.public(total);
+
+                    publish.set_step(total, step(second));
+                    assert!(
+                        publish.public(total) >= before,
+                        "N from {first} to {second} at {total}"
+                    );
+                    assert!(
+                        total - publish.public(total) < second,
+                        "N from {first} to {second} at {total}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nout_is_the_formula_at_the_edges_of_u64() {
+        let edges = [
+            0,
+            1,
+            2,
+            9,
+            10,
+            (1 << 32) - 1,
+            1 << 32,
+            (1 << 63) - 1,
+            1 << 63,
+            u64::MAX - 10,
+            u64::MAX - 1,
+            u64::MAX,
+        ];
+
+        for first in edges.into_iter().skip(1) {
+            for second in edges.into_iter().skip(1) {
+                for (i, &once) in edges.iter().enumerate() {
+                    let mut pair = Pair::new(first);
+
+                    pair.nout(once);
+                    pair.set_step(once, second);
+                    for &later in &edges[i..] {
+                        pair.nout(later);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_total_that_cannot_be_does_not_make_nout_fall() {
+        let mut publish = Publish::new(step(10));
+
+        publish.set_step(25, step(7));
+        assert_eq!(publish.public(19), 20);
+    }
+}

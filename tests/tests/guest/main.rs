@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What must hold of a loaded kstat: the names of the tests, read in order, are its specification.
+
+mod commands;
+mod counter;
+mod counting;
+mod hook;
+mod lifecycle;
+mod loading;
+mod namespaces;
+mod nout;
+mod publishing;
+mod start;
