@@ -24,10 +24,11 @@ kdir:
 demo:
 	@scripts/vm -- scripts/demo
 
-# The arithmetic needs no kernel, so it is tested without a guest.
+# The arithmetic needs no guest; the build and scripts/vm are tested from outside of one.
 .PHONY: test
 test:
-	@scripts/lab env -C tests CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=env cargo test --locked --test arithmetic
+	@scripts/lab env -C tests CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=env \
+		cargo test --locked --test arithmetic --test build --test vm -- --test-threads=1
 	@scripts/lab env -C tests cargo test --locked --test guest
 
 .PHONY: check
