@@ -232,19 +232,19 @@ macro_rules! module_param {
     ($name:ident: $type:ident, $value:path, $mode:expr, $description:literal) => {
         const _: () = {
             #[link_section = "__param"]
-            #[used]
+            #[used(compiler)]
             static RECORD: $crate::param::Record =
                 $crate::param::Record::new(kernel::c_str!(stringify!($name)), $mode, &$value);
 
             const TYPE: &str =
                 concat!("parmtype=", stringify!($name), ":", stringify!($type), "\0");
             #[link_section = ".modinfo"]
-            #[used]
+            #[used(compiler)]
             static TYPE_INFO: [u8; TYPE.len()] = $crate::param::bytes(TYPE);
 
             const PARM: &str = concat!("parm=", stringify!($name), ":", $description, "\0");
             #[link_section = ".modinfo"]
-            #[used]
+            #[used(compiler)]
             static PARM_INFO: [u8; PARM.len()] = $crate::param::bytes(PARM);
         };
     };
