@@ -8,8 +8,8 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    bindings::CAP_NET_ADMIN,
     netns::{
+        Capability,
         NetRef,
         Registration, //
     },
@@ -22,7 +22,10 @@ use crate::{
     step::Step, //
 };
 use kernel::{
-    fs,
+    fs::{
+        self,
+        LocalFile, //
+    },
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -86,11 +89,11 @@ impl Operations for Counter {
     fn write(
         &self,
         net: &NetRef,
-        file: &fs::File,
+        file: &LocalFile,
         mut text: UserSliceReader,
         offset: fs::file::Offset,
     ) -> Result {
-        if !net.capable(file, CAP_NET_ADMIN) {
+        if !net.capable(file, Capability::NET_ADMIN) {
             return Err(EPERM);
         }
         if offset != 0 {

@@ -4,8 +4,8 @@
 //!
 //! A packet is seen by a netfilter hook ([`netfilter`]), which adds one to a counter of its network
 //! namespace and CPU ([`stats`], [`percpu`]). A reader adds these up, and is told the count as it was
-//! at the last packet that is a multiple of N ([`publish`], [`files`]). [`service`] puts the hooks in
-//! and takes them out. Whatever is made below is undone by being dropped, last things first.
+//! when it last made N more ([`publish`], [`files`]). [`service`] puts the hooks in and takes them out.
+//! Whatever is made below is undone by being dropped, last things first.
 
 use kernel::{
     prelude::*,

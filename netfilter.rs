@@ -45,8 +45,14 @@ impl Point {
     }
 }
 
-/// The priority of a hook that sees what all hooks of a lower one have accepted, and sees it last.
+/// The priority of a hook that sees what all hooks of lower ones have accepted.
+///
+/// Of hooks of the same priority, the one that was registered last comes first
+/// (`nf_hook_entries_grow()` in `net/netfilter/core.c`).
 pub(crate) const PRIORITY_LAST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST;
+
+/// The transport protocol TCP, `IPPROTO_TCP`.
+pub(crate) const L4PROTO_TCP: u8 = bindings::IPPROTO_TCP as u8;
 
 /// An IP packet at a hook.
 ///
@@ -149,15 +155,17 @@ pub(crate) trait Observer: PerNet {
     fn observe(&self, packet: Packet<'_>);
 }
 
-/// The hooks of one network namespace: one for IPv4, one for IPv6.
+/// How many hooks a network namespace has: one for IPv4, one for IPv6.
+const COUNT: usize = 2;
+
+/// The hooks of one network namespace.
 ///
 /// # Invariants
 ///
 /// The operations are registered between [`PerNet::init`] and [`PerNet::pre_exit`], and are not
 /// freed before an RCU grace period has passed after that.
-#[repr(transparent)]
 pub(crate) struct Hooks<O: Observer> {
-    operations: Opaque<[bindings::nf_hook_ops; 2]>,
+    operations: Opaque<[bindings::nf_hook_ops; COUNT]>,
     _pin: PhantomPinned,
     _observer: PhantomData<O>,
 }
@@ -165,7 +173,7 @@ pub(crate) struct Hooks<O: Observer> {
 // SAFETY: Hooks may be unregistered by another task than the one that registered them.
 unsafe impl<O: Observer> Send for Hooks<O> {}
 
-// SAFETY: There is no method that takes `&Hooks` but `pre_exit`, which is called once.
+// SAFETY: Nothing but netfilter writes to the operations once they are registered, under its own lock.
 unsafe impl<O: Observer> Sync for Hooks<O> {}
 
 /// What [`Hooks`] are made from.
@@ -198,8 +206,6 @@ pub(crate) fn register<O: Observer>(
 }
 
 impl<O: Observer> Hooks<O> {
-    const COUNT: c_uint = 2;
-
     /// # Safety
     ///
     /// To be called by netfilter only, for a hook of [`Hooks<O>`] that is for IPv4.
@@ -281,7 +287,7 @@ impl<O: Observer> PerNet for Hooks<O> {
             bindings::nf_register_net_hooks(
                 net.as_raw(),
                 hooks.operations.get().cast(),
-                Self::COUNT,
+                COUNT as c_uint,
             )
         });
 
@@ -302,7 +308,7 @@ impl<O: Observer> PerNet for Hooks<O> {
             bindings::nf_unregister_net_hooks(
                 net.as_raw(),
                 self.operations.get().cast(),
-                Self::COUNT,
+                COUNT as c_uint,
             )
         };
     }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One function for each static inline function, macro or field that the Rust
- * wrappers use, and nothing else: what it does is said where it is wrapped.
+ * One function for each static inline function, macro, field or static lock
+ * that the Rust wrappers use, and nothing else: what it does is said where it
+ * is wrapped.
  */
 #include <linux/cpumask.h>
+#include <linux/mutex.h>
 #include <linux/nsproxy.h>
 #include <linux/percpu.h>
 #include <linux/proc_fs.h>
@@ -31,6 +33,18 @@ struct user_namespace *shim_net_user_ns(const struct net *net)
 void *shim_net_generic(const struct net *net, unsigned int id)
 {
 	return net_generic(net, id);
+}
+
+static DEFINE_MUTEX(param_mutex);
+
+void shim_param_lock(void)
+{
+	mutex_lock(&param_mutex);
+}
+
+void shim_param_unlock(void)
+{
+	mutex_unlock(&param_mutex);
 }
 
 void *shim_pde_data(const struct inode *inode)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What Rust cannot reach in the kernel's headers: static inline functions,
- * macros, and fields of structs that are not, or not by a lasting name, in the
- * bindings of every kernel.
+ * macros, locks that need no initialization, and fields of structs that are
+ * not, or not by a lasting name, in the bindings of every kernel.
  * bindgen reads this file by way of bindings_helper.h.
  */
 #ifndef NETFILTER_SHIM_H
@@ -25,6 +25,9 @@ struct net *shim_get_current_net(void);
 void shim_put_net(struct net *net);
 struct user_namespace *shim_net_user_ns(const struct net *net);
 void *shim_net_generic(const struct net *net, unsigned int id);
+
+void shim_param_lock(void);
+void shim_param_unlock(void);
 
 void *shim_pde_data(const struct inode *inode);
 

@@ -20,7 +20,7 @@ use core::{
 };
 use kernel::{
     error::to_result,
-    fs::File,
+    fs::LocalFile,
     prelude::*,
     sync::atomic::{
         Acquire,
@@ -56,21 +56,29 @@ impl Net {
         self.0.get()
     }
 
-    /// Whether `capability` (a `CAP_` number) is had over this namespace, in the user namespace that
+    /// Whether `capability` is had over this namespace, in the user namespace that
     /// owns it, by the one who opened `file` and by the current task as well.
     ///
     /// Both are asked, as netlink does it (`netlink_ns_capable()`): else a descriptor handed to a
     /// program that has more rights than its owner would lend these to the owner.
-    pub(crate) fn capable(&self, file: &File, capability: u32) -> bool {
+    pub(crate) fn capable(&self, file: &LocalFile, capability: Capability) -> bool {
         // SAFETY: The namespace is valid; its owner is set before anybody sees it, and lives as long.
         let owner = unsafe { bindings::shim_net_user_ns(self.as_raw()) };
 
         // SAFETY: `file` and `owner` are valid.
-        let opener =
-            unsafe { bindings::file_ns_capable(file.as_ptr(), owner, capability as c_int) };
+        let opener = unsafe { bindings::file_ns_capable(file.as_ptr(), owner, capability.0) };
         // SAFETY: `owner` is valid.
-        opener && unsafe { bindings::ns_capable(owner, capability as c_int) }
+        opener && unsafe { bindings::ns_capable(owner, capability.0) }
     }
+}
+
+/// What somebody may do: a `CAP_` number.
+#[derive(Clone, Copy)]
+pub(crate) struct Capability(c_int);
+
+impl Capability {
+    /// To configure a network.
+    pub(crate) const NET_ADMIN: Self = Self(bindings::CAP_NET_ADMIN as c_int);
 }
 
 /// A counted reference to a network namespace.
@@ -181,12 +189,6 @@ struct Functions {
 }
 
 /// The functions of one [`PerNet`], whose type the slot does not know.
-///
-/// # Safety
-///
-/// The context that `init` is given must be a valid `T::Context`, and the data that the others are
-/// given must come from `init`. After `exit` it is gone.
-#[derive(Clone, Copy)]
 struct Vtable {
     init: unsafe fn(context: *const c_void, net: &Net) -> Result<*mut c_void>,
     pre_exit: unsafe fn(data: *mut c_void, net: &Net),
@@ -196,21 +198,36 @@ struct Vtable {
 impl Vtable {
     const fn of<T: PerNet>() -> Self {
         Self {
-            init: |context, net| {
-                // SAFETY: The caller gives a valid context.
-                let data = T::init(unsafe { &*context.cast() }, net)?;
-                // SAFETY: Nobody moves the data before `exit` drops it.
-                Ok(KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) }).cast())
-            },
-            pre_exit: |data, net| {
-                // SAFETY: The caller gives valid data, which is pinned.
-                unsafe { Pin::new_unchecked(&*data.cast::<T>()) }.pre_exit(net);
-            },
-            exit: |data| {
-                // SAFETY: The caller gives valid data, which came out of a box, and uses it no more.
-                drop(unsafe { KBox::from_raw(data.cast::<T>()) });
-            },
+            init: Self::init::<T>,
+            pre_exit: Self::pre_exit::<T>,
+            exit: Self::exit::<T>,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `context` must point to a `T::Context`.
+    unsafe fn init<T: PerNet>(context: *const c_void, net: &Net) -> Result<*mut c_void> {
+        // SAFETY: The caller promises it.
+        let data = T::init(unsafe { &*context.cast() }, net)?;
+        // SAFETY: Nobody moves the data before `exit` drops it.
+        Ok(KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) }).cast())
+    }
+
+    /// # Safety
+    ///
+    /// `data` must have come from [`Self::init`] with the same `T`, and not been given to `exit`.
+    unsafe fn pre_exit<T: PerNet>(data: *mut c_void, net: &Net) {
+        // SAFETY: The caller promises that the data is there, and nobody moves it.
+        unsafe { Pin::new_unchecked(&*data.cast::<T>()) }.pre_exit(net);
+    }
+
+    /// # Safety
+    ///
+    /// As for `pre_exit`, and nobody may use `data` any more.
+    unsafe fn exit<T: PerNet>(data: *mut c_void) {
+        // SAFETY: The caller promises that the data, which came out of a box, is there.
+        drop(unsafe { KBox::from_raw(data.cast::<T>()) });
     }
 }
 

@@ -16,7 +16,6 @@ use core::{
     ptr, //
 };
 use kernel::{
-    error::from_result,
     prelude::*,
     str::CStr,
     types::NotThreadSafe, //
@@ -34,7 +33,7 @@ pub(crate) enum Origin {
 
 /// What a parameter is and does. It is read as its [`fmt::Display`] and a newline.
 ///
-/// The methods run with the module's parameter lock held, a mutex, and may sleep. An error is the
+/// The methods run with the lock of [`Locked`] held and no other, and may sleep. An error is the
 /// writer's, or the loader's, and should leave the parameter as it was.
 ///
 /// # Examples
@@ -63,19 +62,22 @@ pub(crate) enum Origin {
 /// module_param!(volume: charp, VOLUME, 0o644, "low or high");
 /// ```
 pub(crate) trait Param: fmt::Display + Send + 'static {
-    /// What the name alone means, without `=`; if [`None`], it is refused with [`EINVAL`].
-    const BARE: Option<&'static CStr> = None;
+    /// What the name alone stands for, without `=`: as a rule, no value.
+    const BARE: &'static CStr = c"";
 
     /// Sets the value. What comes from sysfs ends as the writer ended it, as a rule with a newline.
     fn set(&mut self, value: &CStr, origin: Origin) -> Result;
 }
 
-/// A static that the module's parameter lock protects: a parameter's value, and what else goes
-/// with it.
+/// A static that a lock protects: a parameter's value, and what else goes with it.
+///
+/// All these statics of a module have one lock, a mutex that is there before the module's `init` and
+/// after it has been dropped. It is not the kernel's own lock of the module's parameters: those of
+/// all modules are one class to lockdep, and drivers take theirs with the RTNL held, so whoever held
+/// it could not register anything that takes the RTNL.
 pub(crate) struct Locked<T>(UnsafeCell<T>);
 
-// SAFETY: The value is reached with the parameter lock held, by one task at a time, which may be
-// any.
+// SAFETY: The value is reached with the lock held, by one task at a time, which may be any.
 unsafe impl<T: Send> Sync for Locked<T> {}
 
 impl<T> Locked<T> {
@@ -86,11 +88,10 @@ impl<T> Locked<T> {
 
     /// Takes the lock, and gives it back when the guard is dropped. May sleep.
     ///
-    /// All parameters of a module have one lock: who holds it, or is called with it held, must not
-    /// take it.
+    /// Who holds it, for this value or another, or is called with it held, must not take it.
     pub(crate) fn lock(&'static self) -> Guard<T> {
-        // SAFETY: The module is this one, and so is there.
-        unsafe { bindings::kernel_param_lock(this_module()) };
+        // SAFETY: This may sleep.
+        unsafe { bindings::shim_param_lock() };
         // INVARIANT: The lock was taken just now.
         Guard {
             locked: self,
@@ -103,7 +104,7 @@ impl<T> Locked<T> {
 ///
 /// # Invariants
 ///
-/// The current task holds the module's parameter lock.
+/// The current task holds the lock.
 pub(crate) struct Guard<T: 'static> {
     locked: &'static Locked<T>,
     // Who takes a mutex has to give it back.
@@ -129,7 +130,7 @@ impl<T> DerefMut for Guard<T> {
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the lock is held.
-        unsafe { bindings::kernel_param_unlock(this_module()) };
+        unsafe { bindings::shim_param_unlock() };
     }
 }
 
@@ -142,11 +143,7 @@ struct Ops<T: Param>(PhantomData<T>);
 
 impl<T: Param> Ops<T> {
     const OPS: bindings::kernel_param_ops = bindings::kernel_param_ops {
-        flags: if T::BARE.is_some() {
-            bindings::KERNEL_PARAM_OPS_FL_NOARG as c_uint
-        } else {
-            0
-        },
+        flags: bindings::KERNEL_PARAM_OPS_FL_NOARG as c_uint,
         set: Some(Self::set),
         get: Some(Self::get),
         free: None,
@@ -154,10 +151,11 @@ impl<T: Param> Ops<T> {
 
     /// # Safety
     ///
-    /// To be called by the module loader or by sysfs only, for a parameter made from a `Locked<T>`.
+    /// To be called by the module loader or by sysfs only, for a parameter made from a `Locked<T>`,
+    /// with the kernel's lock of it held.
     unsafe extern "C" fn set(value: *const c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, and holds its lock.
-        let this = unsafe { &mut *(*param).__bindgen_anon_1.arg.cast::<T>() };
+        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, which is a static.
+        let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
         // SAFETY: The module's memory is there while its parameters are set. The loader sets up
         // what sysfs needs after it has parsed the arguments, and before anybody can open a file.
         let origin = if unsafe { (*(*param).mod_).mkobj.mp.is_null() } {
@@ -166,34 +164,56 @@ impl<T: Param> Ops<T> {
             Origin::Sysfs
         };
 
-        from_result(|| {
-            let value = if value.is_null() {
-                T::BARE.ok_or(EINVAL)?
-            } else {
-                // SAFETY: It is not null, and then it is a string.
-                unsafe { CStr::from_char_ptr(value) }
-            };
-            this.set(value, origin)?;
-            Ok(0)
-        })
+        let value = if value.is_null() {
+            T::BARE
+        } else {
+            // SAFETY: It is not null, and then it is a string, which is the caller's until we return.
+            unsafe { CStr::from_char_ptr(value) }
+        };
+
+        // SAFETY: The caller holds the kernel's lock.
+        let result = unsafe { without_kernel_lock(|| locked.lock().set(value, origin)) };
+        result.map_or_else(Error::to_errno, |()| 0)
     }
 
     /// # Safety
     ///
-    /// To be called by sysfs only, for a parameter made from a `Locked<T>`.
+    /// To be called by sysfs only, for a parameter made from a `Locked<T>`, with the kernel's lock of
+    /// it held.
     unsafe extern "C" fn get(page: *mut c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, and holds its lock.
-        let this = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<T>() };
+        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, which is a static.
+        let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
+        let show = || {
+            let value = locked.lock();
 
-        // SAFETY: sysfs gives us a page; `%pA` takes a pointer to `fmt::Arguments`.
-        unsafe {
-            bindings::sysfs_emit(
-                page,
-                c"%pA".as_char_ptr(),
-                ptr::from_ref(&core::format_args!("{this}\n")),
-            )
-        }
+            // SAFETY: sysfs gives us a page; `%pA` takes a pointer to `fmt::Arguments`.
+            unsafe {
+                bindings::sysfs_emit(
+                    page,
+                    c"%pA".as_char_ptr(),
+                    ptr::from_ref(&core::format_args!("{}\n", *value)),
+                )
+            }
+        };
+
+        // SAFETY: The caller holds the kernel's lock.
+        unsafe { without_kernel_lock(show) }
     }
+}
+
+/// Does `work` while nobody holds the kernel's lock of the module's parameters, as drivers do that
+/// have such work: `myri10ge` and `ueagle-atm`, for example.
+///
+/// # Safety
+///
+/// The current task must hold that lock.
+unsafe fn without_kernel_lock<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: The caller promises that the lock is held.
+    unsafe { bindings::kernel_param_unlock(this_module()) };
+    let result = work();
+    // SAFETY: The module is this one, and is there as long as its parameters are written or read.
+    unsafe { bindings::kernel_param_lock(this_module()) };
+    result
 }
 
 /// A record of the `__param` section, from which the module loader makes a parameter.
@@ -218,7 +238,7 @@ impl Record {
             level: -1,
             flags: 0,
             __bindgen_anon_1: bindings::kernel_param__bindgen_ty_1 {
-                arg: value.0.get().cast(),
+                arg: ptr::from_ref(value).cast_mut().cast(),
             },
         })
     }
@@ -228,6 +248,9 @@ impl Record {
 ///
 /// `module_param!(name: type, VALUE, mode, "description")`: the type is for `modinfo` to print, the
 /// value is a `static` [`Locked`] [`Param`], and the mode is that of the file in sysfs.
+///
+/// `#[used]` alone means the linker where rustc is newer, which then keeps these apart from the rest
+/// of `.modinfo`, and modpost does not find the licence in there.
 macro_rules! module_param {
     ($name:ident: $type:ident, $value:path, $mode:expr, $description:literal) => {
         const _: () = {

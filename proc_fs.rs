@@ -19,7 +19,10 @@ use kernel::{
         to_result,
         VTABLE_DEFAULT_ERROR, //
     },
-    fs,
+    fs::{
+        self,
+        LocalFile, //
+    },
     prelude::*,
     seq_file::SeqFile,
     str::CStr,
@@ -107,7 +110,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     fn write(
         &self,
         _open: &Self::Open,
-        _file: &fs::File,
+        _file: &LocalFile,
         _text: UserSliceReader,
         _offset: fs::file::Offset,
     ) -> Result {
@@ -260,9 +263,9 @@ impl<T: Operations> Vtable<T> {
     ) -> isize {
         // SAFETY: `single_open()` made the open file's private data a `seq_file`.
         let (operations, open) = unsafe { Opened::<T>::from_seq((*file).private_data.cast()) };
-        // SAFETY: The file is valid, and this task is not in an `fdget_pos()` region that it could
-        // close: it is the one that the caller is in.
-        let file = unsafe { fs::File::from_raw_file(file) };
+        // SAFETY: The caller holds the file. This task may be in an `fdget_pos()` region of it that
+        // took no lock, and stays with the reference, which cannot be sent elsewhere.
+        let file = unsafe { LocalFile::from_raw_file(file) };
         let text = UserSlice::new(UserPtr::from_ptr(text.cast_mut().cast()), len).reader();
 
         // SAFETY: The caller gives a valid pointer to the offset.

@@ -34,12 +34,9 @@ impl Publish {
     ///
     /// It grows with `total`, and is at most `total` and more than `total - N`.
     pub(crate) fn public(&self, total: u64) -> u64 {
-        // The caller's total only grows, so it is never below the base; should it be, the public
-        // count must not fall.
-        let Some(since) = total.checked_sub(self.base) else {
-            return self.base;
-        };
-        total - since % self.step.get()
+        // The caller's total only grows, so it is not below the base; were it, nothing would fall.
+        let since = total.saturating_sub(self.base);
+        self.base + (since - since % self.step.get())
     }
 
     /// Makes `step` the step when `total` packets have been counted.

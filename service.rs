@@ -2,9 +2,9 @@
 
 //! Start and stop: what the parameter `start` does.
 //!
-//! The state is protected by the module's parameter lock, which whoever writes to the parameter
-//! holds already. So writers queue up with each other, with the end of loading, and with the
-//! beginning of unloading.
+//! The state is protected by the lock of [`Locked`], which whoever writes to the parameter holds
+//! already. So writers queue up with each other, with the end of loading, and with the beginning of
+//! unloading.
 
 #![forbid(unsafe_code)]
 
@@ -87,7 +87,7 @@ impl State {
 
 impl Param for State {
     /// As for the kernel's own bool parameters.
-    const BARE: Option<&'static CStr> = Some(c"1");
+    const BARE: &'static CStr = c"1";
 
     /// Fails with [`EINVAL`] if `value` is no bool; with [`EBUSY`] while the module is loading, as
     /// it could not be true yet that packets are counted; with [`ENODEV`] when it is unloading; or
@@ -124,7 +124,9 @@ impl Service {
 
         let start = matches!(*state, State::Loading { start: true });
         let mut loaded = State::Stopped(source);
-        loaded.switch(start)?;
+        loaded.switch(start).inspect_err(|error| {
+            pr_err!("start=1: hooks could not be registered in every network namespace ({error:?}): load kstat without it, and see what it says\n");
+        })?;
         *state = loaded;
         Ok(Self(()))
     }
