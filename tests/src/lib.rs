@@ -20,6 +20,7 @@ pub mod netns;
 pub mod network;
 pub mod nft;
 pub mod packet;
+pub mod stuck;
 pub mod tcp;
 pub mod tool;
 pub mod traffic;

@@ -122,6 +122,34 @@ pub fn load(net: &Netns, ruleset: &str) {
     net.run(|| tool::run_with("nft", &["-f", "-"], ruleset));
 }
 
+/// A namespace in which no IPv6 hook can be added at [`Point::Output`], until this is dropped.
+pub struct Full<'a>(&'a Netns);
+
+impl<'a> Full<'a> {
+    /// As many as a hook of one family in one namespace takes (`MAX_HOOK_COUNT`).
+    const PLACES: usize = 1024;
+
+    /// Takes all places.
+    #[track_caller]
+    pub fn new(net: &'a Netns) -> Self {
+        let chains: Vec<_> = (0..Self::PLACES)
+            .map(|i| format!("chain c{i} {{ type filter hook output priority 0; }}"))
+            .collect();
+
+        load(
+            net,
+            &format!("table ip6 full {{\n{}\n}}", chains.join("\n")),
+        );
+        Self(net)
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        load(self.0, "delete table ip6 full");
+    }
+}
+
 /// A hook of kstat's.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hook {

@@ -28,7 +28,9 @@ impl Copy {
                 Some("rs" | "c" | "h")
             ) || name == "Kbuild"
                 || name == "Makefile";
-            if is_source && name != "bindings_generated.rs" {
+            let is_built =
+                name == "bindings_generated.rs" || name.to_string_lossy().ends_with(".mod.c");
+            if is_source && !is_built {
                 fs::copy(&path, copy.join(name))
                     .unwrap_or_else(|error| panic!("copying {path:?}: {error}"));
             }
@@ -100,6 +102,106 @@ fn assert_says((success, said): (bool, String), words: &[&str]) {
     for word in words {
         assert!(sentences[0].contains(word), "{word:?} is not in: {said}");
     }
+}
+
+#[test]
+fn policy_has_no_unsafe_code() {
+    for name in ["service", "stats", "publish", "step", "files", "options"] {
+        let path = project().join(format!("{name}.rs"));
+        let text = fs::read_to_string(&path).expect("reading a source");
+
+        assert!(
+            text.contains("#![forbid(unsafe_code)]"),
+            "{path:?} does not forbid unsafe code"
+        );
+    }
+    // What `module!` makes of it is unsafe, so it cannot forbid it.
+    let root = fs::read_to_string(project().join("kstat.rs")).expect("reading kstat.rs");
+    assert!(!root.contains("unsafe"), "kstat.rs has unsafe code");
+}
+
+#[test]
+fn the_shim_is_at_most_120_lines() {
+    let lines = ["netfilter_shim.c", "netfilter_shim.h"]
+        .map(|name| fs::read_to_string(project().join(name)).expect("reading the shim"))
+        .iter()
+        .map(|text| text.lines().count())
+        .sum::<usize>();
+
+    assert!(lines <= 120, "the shim is {lines} lines");
+}
+
+#[test]
+fn make_clean_leaves_the_sources_and_nothing_else() {
+    let copy = Copy::new("clean");
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(&copy.0)
+            .expect("listing the copy")
+            .map(|entry| entry.expect("listing the copy").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    let (success, tree, errors) = rust_tree(&release());
+    assert!(success, "rust-tree: {errors}");
+    let (success, errors) = copy.make(Path::new(&tree));
+    assert!(success, "make: {errors}");
+    assert_ne!(files(), before, "make made nothing");
+
+    let status = Command::new("make")
+        .arg("clean")
+        .current_dir(&copy.0)
+        .output()
+        .expect("running make clean")
+        .status;
+
+    assert!(status.success(), "make clean: {status}");
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn make_help_names_every_target() {
+    let makefile = fs::read_to_string(project().join("Makefile")).expect("reading Makefile");
+    let output = Command::new("make")
+        .arg("help")
+        .current_dir(project())
+        .output()
+        .expect("running make help");
+    let help = String::from_utf8_lossy(&output.stdout);
+
+    // The first of the others is what `make` alone does, and the second is a part of it.
+    for target in makefile
+        .lines()
+        .filter_map(|line| line.strip_prefix(".PHONY: "))
+        .filter(|target| !["modules", "kdir", "help"].contains(target))
+    {
+        assert!(
+            help.contains(&format!("make {target} ")),
+            "make help does not name {target}:\n{help}"
+        );
+    }
+}
+
+#[test]
+fn make_says_if_kdir_is_empty() {
+    let copy = Copy::new("no-kdir");
+
+    assert_says(copy.make(Path::new("")), &["KDIR= names no folder"]);
+}
+
+#[test]
+fn make_says_if_the_kernel_is_built_without_netfilter() {
+    let copy = Copy::new("no-netfilter");
+    fs::write(
+        copy.0.join(".config"),
+        "CONFIG_RUST=y\n# CONFIG_NETFILTER is not set\n",
+    )
+    .expect("writing .config");
+    fs::create_dir(copy.0.join("rust")).expect("making rust");
+    fs::write(copy.0.join("rust/libkernel.rmeta"), "").expect("writing metadata");
+
+    assert_says(copy.make(&copy.0), &["without CONFIG_NETFILTER"]);
 }
 
 #[test]

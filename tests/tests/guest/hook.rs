@@ -77,6 +77,7 @@ fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
         "hook=local_outx",
         "hook=pre_routing",
         "hook=1",
+        "hook",
     ] {
         let log = assert_refused(&turn, hook, Errno::EINVAL);
         assert!(
@@ -85,7 +86,6 @@ fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
             "{hook}: the log names not both: {log:?}"
         );
     }
-    assert_refused(&turn, "hook", Errno::EINVAL);
 }
 
 #[test]

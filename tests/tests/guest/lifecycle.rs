@@ -19,6 +19,7 @@ use kstat_tests::{
         Kstat, //
     },
     netns::Netns,
+    stuck::StuckWrite,
     turn::Turn,
     wait, //
 };
@@ -37,6 +38,7 @@ use std::{
         },
         Mutex, //
     },
+    thread, //
 };
 
 #[test]
@@ -119,6 +121,68 @@ fn a_descriptor_of_start_does_not_start_a_module_that_is_gone() {
     assert_eq!(file::write(&start, b"1\n"), Err(Errno::ENODEV));
     assert_eq!(file::read(START), "0\n");
     assert_eq!(host.hooks(), []);
+}
+
+#[test]
+fn unloading_waits_for_who_is_in_a_write_and_refuses_to_start_meanwhile() {
+    let turn = Turn::take();
+    let kstat = Kstat::started(&turn, "");
+    let host = Host::new(&turn);
+    let start = file::writer(START);
+    let write = StuckWrite::new(host.open(COUNTER, OpenOptions::new().write(true)), 3);
+    kstat.forget();
+
+    thread::scope(|scope| {
+        let unloading = scope.spawn(|| module::unload(&turn));
+        // It starts again and again, until it is going.
+        wait::until("start was refused", || {
+            file::write(&start, b"1\n") == Err(Errno::ENODEV)
+        });
+
+        // That was kstat's word: sysfs has the file still.
+        assert_eq!(file::read(START), "0\n");
+        assert_eq!(file::put(START, "1\n"), Err(Errno::ENODEV));
+        assert_eq!(file::put(START, "0\n"), Err(Errno::ENODEV));
+        assert_eq!(host.hooks(), []);
+        assert!(!unloading.is_finished(), "unloading did not wait");
+
+        assert_eq!(
+            write.finish(b"20\n"),
+            Ok(3),
+            "the write that was waited for"
+        );
+        assert_eq!(unloading.join().expect("unloading"), Ok(()));
+    });
+    assert!(!module::is_loaded(), "there is something left of kstat");
+}
+
+#[test]
+fn a_write_to_start_while_it_is_loaded_is_refused_with_ebusy_and_not_remembered() {
+    const NAMESPACES: usize = 64;
+
+    let turn = Turn::take();
+    // Each of them makes loading longer.
+    let namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
+    let refused = AtomicU64::new(0);
+    let try_to_start = || match file::put(START, "1\n") {
+        Err(Errno::EBUSY) => {
+            refused.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => {}
+        other => panic!("starting a module that comes and goes: {other:?}"),
+    };
+
+    while_repeating(&[&try_to_start], || {
+        wait::until("a write came while kstat was being loaded", || {
+            module::load(&turn, "").expect("loading kstat");
+            module::unload(&turn).expect("unloading kstat");
+            refused.load(Ordering::SeqCst) > 0
+        });
+    });
+    drop(namespaces);
+
+    let _kstat = Kstat::load(&turn, "");
+    assert_eq!(file::read(START), "0\n");
 }
 
 #[test]
@@ -268,6 +332,7 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
                     file::put(START, "1\n").expect("starting");
                     host.send_tcp(10);
                     assert_eq!(file::number(NOUT), 10, "packets of a round");
+                    drop(Netns::new());
                     file::put(START, "0\n").expect("stopping");
                     module::unload(&turn).expect("unloading kstat");
                 }

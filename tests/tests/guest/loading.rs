@@ -37,6 +37,15 @@ pub(crate) fn assert_refused(turn: &Turn, parameters: &str, error: Errno) -> Vec
     log.lines()
 }
 
+/// Asserts that a line of the kernel's log has these words in it.
+#[track_caller]
+fn assert_says(log: &[String], words: &str) {
+    assert!(
+        log.iter().any(|line| line.contains(words)),
+        "{words:?} is not in the log: {log:?}"
+    );
+}
+
 #[test]
 fn start_and_counter_can_be_said_when_loading() {
     let turn = Turn::take();
@@ -117,7 +126,11 @@ fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
         "counter=0x10",
         "counter",
     ] {
-        assert_refused(&turn, counter, Errno::EINVAL);
+        let log = assert_refused(&turn, counter, Errno::EINVAL);
+        assert_says(
+            &log,
+            "counter= takes a whole number from 1 to 18446744073709551615",
+        );
     }
 }
 
@@ -129,7 +142,11 @@ fn a_counter_that_is_too_large_refuses_to_load_with_erange() {
         "counter=18446744073709551616",
         "counter=99999999999999999999",
     ] {
-        assert_refused(&turn, counter, Errno::ERANGE);
+        let log = assert_refused(&turn, counter, Errno::ERANGE);
+        assert_says(
+            &log,
+            "counter= takes a whole number from 1 to 18446744073709551615",
+        );
     }
 }
 
@@ -138,7 +155,28 @@ fn a_start_that_is_no_bool_refuses_to_load_with_einval() {
     let turn = Turn::take();
 
     for start in ["start=", "start=2", "start=x", "start=o"] {
-        assert_refused(&turn, start, Errno::EINVAL);
+        let log = assert_refused(&turn, start, Errno::EINVAL);
+        assert_says(&log, "invalid for parameter `start'");
+    }
+}
+
+#[test]
+fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
+    let turn = Turn::take();
+    let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
+    let full = nft::Full::new(hosts[1].net());
+
+    let log = assert_refused(&turn, "start=1", Errno::E2BIG);
+    assert_says(&log, "start=1: hooks could not be registered");
+    for host in &hosts {
+        assert_eq!(host.hooks(), []);
+    }
+
+    drop(full);
+    let _kstat = Kstat::started(&turn, "counter=1");
+    for host in &hosts {
+        host.send_tcp(5);
+        assert_eq!(host.nout(), 5);
     }
 }
 

@@ -13,7 +13,8 @@ use kstat_tests::{
     netns::Netns,
     nft::Point,
     tool,
-    turn::Turn, //
+    turn::Turn,
+    wait, //
 };
 use std::fs::OpenOptions;
 
@@ -171,6 +172,8 @@ fn a_descriptor_shows_that_in_which_it_was_opened_whoever_reads_it() {
 
 #[test]
 fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
+    const PEER: &str = "kstat-test1";
+
     let turn = Turn::take();
     let _kstat = Kstat::started(&turn, "counter=1");
     let host = Host::new(&turn);
@@ -179,5 +182,19 @@ fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
 
     drop(host);
 
+    // Namespaces are taken apart one after the other, and with them go the peers of their devices.
+    let other = Netns::new();
+    tool::run_with(
+        "ip",
+        &["-batch", "-"],
+        &format!(
+            "link add {PEER} type veth peer name eth0 netns {}\n",
+            other.path()
+        ),
+    );
+    drop(other);
+    wait::until("a namespace that was left later is gone", || {
+        !file::exists(&format!("/sys/class/net/{PEER}"))
+    });
     assert_eq!(file::reread(NOUT, &nout), 5);
 }
