@@ -28,7 +28,7 @@ demo:
 
 .PHONY: test
 test:
-	@scripts/lab env -C tests cargo test --locked
+	@scripts/test $(KERNELS)
 
 .PHONY: check
 check:
@@ -43,6 +43,6 @@ clean:
 help:
 	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<folder of its headers>'
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
-	@echo 'make test    run the tests, in such a guest'
+	@echo 'make test    run the tests, in such a guest; KERNELS=all for one of each kernel there is'
 	@echo 'make check   check formatting and style, and what lints find'
 	@echo 'make clean   remove what was built here'

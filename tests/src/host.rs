@@ -17,15 +17,20 @@ use crate::{
 use nix::{
     errno::Errno,
     sys::socket::{
+        sendmmsg,
         sendto,
+        setsockopt,
         socket,
+        sockopt,
         AddressFamily,
         MsgFlags,
+        MultiHeaders,
         SockFlag,
         SockProtocol,
         SockType,
         SockaddrIn,
-        SockaddrIn6, //
+        SockaddrIn6,
+        SockaddrLike, //
     },
 };
 use std::{
@@ -33,6 +38,7 @@ use std::{
         File,
         OpenOptions, //
     },
+    io::IoSlice,
     marker::PhantomData,
     net::{
         Ipv4Addr,
@@ -128,6 +134,12 @@ impl<'t> Host<'t> {
         self.wire.send(packet)
     }
 
+    /// The same, with a mark that firewalls see.
+    pub fn try_send_marked(&self, packet: &[u8], mark: u32) -> Result<(), Errno> {
+        self.wire.mark(mark)?;
+        self.wire.send(packet)
+    }
+
     /// Sends so many TCP packets, over IPv4 and IPv6 in turn.
     #[track_caller]
     pub fn send_tcp(&self, packets: u64) {
@@ -136,6 +148,14 @@ impl<'t> Host<'t> {
         for packet in both.iter().cycle().take(packets as usize) {
             self.send(packet);
         }
+    }
+
+    /// The same, many by each system call.
+    #[track_caller]
+    pub fn send_tcp_at_once(&self, packets: u64) {
+        self.wire
+            .send_many(packets)
+            .unwrap_or_else(|error| panic!("sending {packets} packets: {error}"));
     }
 
     /// Sends TCP packets from every CPU until what is returned is stopped.
@@ -221,6 +241,23 @@ impl Wire {
         }
     }
 
+    /// Sends so many TCP packets over IPv4 and IPv6, half and half.
+    fn send_many(&self, packets: u64) -> Result<(), Errno> {
+        const AT_ONCE: usize = 64;
+
+        let v4 = SockaddrIn::from(SocketAddrV4::new(packet::NOBODY_IPV4, 0));
+        let v6 = SockaddrIn6::from(SocketAddrV6::new(packet::NOBODY_IPV6, 0, 0, 0));
+        let half = packets / 2;
+
+        many(&self.ipv4, &packet::tcp4(), &v4, half, AT_ONCE)?;
+        many(&self.ipv6, &packet::tcp6(), &v6, packets - half, AT_ONCE)
+    }
+
+    fn mark(&self, mark: u32) -> Result<(), Errno> {
+        setsockopt(&self.ipv4, sockopt::Mark, &mark)?;
+        setsockopt(&self.ipv6, sockopt::Mark, &mark)
+    }
+
     pub(crate) fn send(&self, packet: &[u8]) -> Result<(), Errno> {
         let sent = match packet[0] >> 4 {
             4 => {
@@ -239,4 +276,34 @@ impl Wire {
         assert_eq!(sent, packet.len(), "a part of a packet was sent");
         Ok(())
     }
+}
+
+/// Sends a packet so many times.
+fn many<A: SockaddrLike + Copy>(
+    socket: &OwnedFd,
+    packet: &[u8],
+    to: &A,
+    packets: u64,
+    at_once: usize,
+) -> Result<(), Errno> {
+    let mut headers = MultiHeaders::preallocate(at_once, None);
+    let slices = vec![[IoSlice::new(packet)]; at_once];
+    let addresses = vec![Some(*to); at_once];
+    let mut left = packets;
+
+    while left > 0 {
+        let count = at_once.min(usize::try_from(left).unwrap_or(at_once));
+        let sent = sendmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            &slices[..count],
+            &addresses[..count],
+            [],
+            MsgFlags::empty(),
+        )?
+        .count();
+
+        left -= sent as u64;
+    }
+    Ok(())
 }

@@ -9,17 +9,22 @@
 
 pub mod capture;
 pub mod cpu;
+pub mod daemon;
 pub mod file;
 pub mod host;
 pub mod identity;
+pub mod link;
 pub mod log;
 pub mod meanwhile;
 pub mod memory;
+pub mod mib;
 pub mod module;
 pub mod netns;
 pub mod network;
 pub mod nft;
 pub mod packet;
+pub mod queue;
+pub mod seed;
 pub mod stuck;
 pub mod tcp;
 pub mod tool;

@@ -60,6 +60,16 @@ fn shrink_slabs() {
     }
 }
 
+/// How many objects of a slab cache are in use.
+#[track_caller]
+pub fn objects_of(cache: &str) -> u64 {
+    shrink_slabs();
+    objects()
+        .get(cache)
+        .copied()
+        .unwrap_or_else(|| panic!("/proc/slabinfo has no {cache}"))
+}
+
 fn objects() -> BTreeMap<String, u64> {
     let mut objects = BTreeMap::new();
 

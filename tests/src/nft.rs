@@ -4,10 +4,16 @@
 //! of who is hooked where.
 
 use crate::{
+    file,
     netns::Netns,
-    tool, //
+    tool,
+    wait, //
 };
 use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    mem, //
+};
 
 /// Where a hook stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,27 +85,35 @@ impl<'a> TcpCounter<'a> {
     /// What was counted so far.
     #[track_caller]
     pub fn packets(&self) -> Packets {
-        let table = format!("counted_{}", self.point.name());
-        let answer = self
-            .net
-            .run(|| tool::run("nft", &["-j", "list", "counters", "table", "inet", &table]));
-        let answer: Value = serde_json::from_str(&answer)
-            .unwrap_or_else(|error| panic!("nft -j list counters: {error}: {answer}"));
-        let packets = |name| {
-            answer["nftables"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|object| &object["counter"])
-                .find(|counter| counter["name"] == name)
-                .and_then(|counter| counter["packets"].as_u64())
-                .unwrap_or_else(|| panic!("nft -j list counters: no {name} in {answer}"))
-        };
+        Self::packets_of(self.net, self.point)
+    }
+
+    /// The same, by somebody who has not got it.
+    #[track_caller]
+    pub fn packets_of(net: &Netns, point: Point) -> Packets {
+        let table = format!("counted_{}", point.name());
 
         Packets {
-            ipv4: packets("ipv4"),
-            ipv6: packets("ipv6"),
+            ipv4: counter(net, &table, "ipv4"),
+            ipv6: counter(net, &table, "ipv6"),
         }
+    }
+
+    /// Asserts that nout is what nftables has counted, once neither moves any more: connections
+    /// that are over may still have something to say.
+    #[track_caller]
+    pub fn assert_agrees_when_quiet(&self) -> u64 {
+        let both = || {
+            let nout = self.net.run(|| file::number(file::NOUT));
+            (nout, self.packets())
+        };
+        let mut last = both();
+
+        wait::until("no more packets were counted", || {
+            let now = both();
+            mem::replace(&mut last, now) == now
+        });
+        self.assert_agrees(last.0)
     }
 
     /// Asserts that nout is what nftables has counted, for both families together, and returns it.
@@ -114,6 +128,101 @@ impl<'a> TcpCounter<'a> {
         );
         packets
     }
+}
+
+/// Which packets nftables sees, and which of them match `meta l4proto tcp`, each by a number that it
+/// carries.
+pub struct Seen<'a> {
+    net: &'a Netns,
+}
+
+impl<'a> Seen<'a> {
+    /// From now on; `key` is what to know packets by, as nftables has it: `meta mark`, say.
+    #[track_caller]
+    pub fn new(net: &'a Netns, point: Point, key: &str) -> Self {
+        let point = point.name();
+
+        load(
+            net,
+            &format!(
+                "table inet watched {{
+                     set any_packet {{ typeof {key}; size 65536; flags dynamic; }}
+                     set tcp_packet {{ typeof {key}; size 65536; flags dynamic; }}
+                     chain watch {{
+                         type filter hook {point} priority 2147483646;
+                         add @any_packet {{ {key} }}
+                         meta l4proto tcp add @tcp_packet {{ {key} }}
+                     }}
+                 }}"
+            ),
+        );
+        Self { net }
+    }
+
+    /// All packets that were seen since [`Self::forget`].
+    #[track_caller]
+    pub fn any(&self) -> BTreeSet<u64> {
+        self.elements("any_packet")
+    }
+
+    /// Those of TCP.
+    #[track_caller]
+    pub fn tcp(&self) -> BTreeSet<u64> {
+        self.elements("tcp_packet")
+    }
+
+    /// Makes room for more.
+    #[track_caller]
+    pub fn forget(&self) {
+        load(
+            self.net,
+            "flush set inet watched any_packet\nflush set inet watched tcp_packet\n",
+        );
+    }
+
+    #[track_caller]
+    fn elements(&self, set: &str) -> BTreeSet<u64> {
+        let answer = self
+            .net
+            .run(|| tool::run("nft", &["-j", "list", "set", "inet", "watched", set]));
+        let answer: Value = serde_json::from_str(&answer)
+            .unwrap_or_else(|error| panic!("nft -j list set: {error}: {answer}"));
+        let Some(set) = answer["nftables"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find_map(|object| object.get("set"))
+        else {
+            panic!("nft -j list set: {answer}");
+        };
+
+        // An empty set has no "elem".
+        set["elem"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|element| {
+                element
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("nft -j list set: {element} is no number"))
+            })
+            .collect()
+    }
+}
+
+/// The packets of a named counter of an `inet` table.
+#[track_caller]
+pub fn counter(net: &Netns, table: &str, name: &str) -> u64 {
+    let answer = net.run(|| tool::run("nft", &["-j", "list", "counter", "inet", table, name]));
+    let value: Value = serde_json::from_str(&answer)
+        .unwrap_or_else(|error| panic!("nft -j list counter: {error}: {answer}"));
+
+    value["nftables"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|object| object["counter"]["packets"].as_u64())
+        .unwrap_or_else(|| panic!("nft -j list counter: no {name} in {answer}"))
 }
 
 /// Loads a ruleset into a namespace.

@@ -141,6 +141,19 @@ pub fn fragment(offset: u16, more: bool) -> [u8; 6] {
     [field[0], field[1], 0, 0, 0, 1]
 }
 
+/// The checksum of an IPv4 header whose own checksum is 0.
+pub fn checksum(header: &[u8]) -> u16 {
+    let mut sum: u32 = header
+        .chunks_exact(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum();
+
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 /// A TCP packet over IPv4.
 pub fn tcp4() -> Vec<u8> {
     ipv4(TCP, &segment(80))

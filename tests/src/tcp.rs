@@ -15,6 +15,7 @@ use std::{
     net::{
         IpAddr,
         Shutdown,
+        SocketAddr,
         TcpListener,
         TcpStream, //
     },
@@ -29,6 +30,18 @@ const TIME_WAIT: &str = "06";
 /// connection. When this returns, no packet of it is to come any more.
 #[track_caller]
 pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) {
+    exchange_at(client, server, address, address, bytes);
+}
+
+/// As [`exchange`], where `client` knows the server as `known_as`.
+#[track_caller]
+pub fn exchange_at(
+    client: &Netns,
+    server: &Netns,
+    address: IpAddr,
+    known_as: IpAddr,
+    bytes: usize,
+) {
     let listener = server.run(|| {
         TcpListener::bind((address, 0))
             .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
@@ -39,7 +52,7 @@ pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) {
 
     // The kernel takes the connection before it is accepted here.
     let mut sender = client.run(|| {
-        TcpStream::connect_timeout(&address, wait::PATIENCE)
+        TcpStream::connect_timeout(&SocketAddr::new(known_as, address.port()), wait::PATIENCE)
             .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
     });
     let (mut receiver, _) = listener

@@ -127,6 +127,8 @@ mod publishing {
         publish::Publish,
         step::Step, //
     };
+    use kstat_tests::seed;
+    use proptest::prelude::*;
 
     fn step(n: u64) -> Step {
         Step::new(n).expect("a step is not 0")
@@ -225,33 +227,63 @@ mod publishing {
         }
     }
 
+    /// A number of any size, small ones as often as large ones, and the edges.
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            8 => (0u32..64, any::<u64>()).prop_map(|(shift, bits)| bits >> shift),
+            1 => 0..=10u64,
+            1 => u64::MAX - 10..=u64::MAX,
+        ]
+    }
+
+    /// What happens between two reads: so many packets are counted, or N is set.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Count(u64),
+        Set(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            number().prop_map(Event::Count),
+            number().prop_map(|n| Event::Set(n.max(1))),
+        ]
+    }
+
     #[test]
-    fn nout_is_the_formula_in_long_random_histories() {
-        // xorshift64: the same histories every time.
-        let mut state = 0x6b73_7461_7400_0001u64;
-        let mut random = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+    fn in_any_history_nout_is_the_formula_never_falls_and_is_less_than_n_behind() {
+        let history = (number(), prop::collection::vec(event(), 0..100));
 
-        for _ in 0..200 {
-            let mut pair = Pair::new(1 + random() % 20);
-            let (mut total, mut shown) = (0, 0);
+        let result = seed::runner(5_000).run(&history, |(first, events)| {
+            let mut n = first.max(1);
+            let mut pair = Pair::new(n);
+            let (mut total, mut shown) = (0u64, 0);
 
-            for _ in 0..200 {
-                // Numbers of all sizes, small ones as often as large ones.
-                let size = random() % 60;
-                match random() % 3 {
-                    0 => pair.set_step(total, 1 + (random() >> (63 - size))),
-                    _ => total = u64::saturating_add(total, random() >> (63 - size)),
+            for event in events {
+                match event {
+                    Event::Count(packets) => total = total.saturating_add(packets),
+                    Event::Set(next) => {
+                        // What is not published yet stays so, if the new N says so.
+                        prop_assert!(total - pair.nout(total) < n);
+                        pair.set_step(total, next);
+                        n = next;
+                    }
                 }
                 let nout = pair.nout(total);
-                assert!(shown <= nout && nout <= total, "{shown} {nout} {total}");
+                prop_assert!(shown <= nout, "nout fell from {} to {}", shown, nout);
+                prop_assert!(nout <= total, "nout is {} of {}", nout, total);
+                prop_assert!(
+                    total - nout < n,
+                    "nout is {} of {}, N is {}",
+                    nout,
+                    total,
+                    n
+                );
                 shown = nout;
             }
-        }
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{error}"));
     }
 
     #[test]

@@ -77,6 +77,21 @@ fn a_guest_that_crashes_fails_within_seconds_and_its_console_is_shown() {
 }
 
 #[test]
+fn what_the_command_leaves_running_ends_with_it() {
+    let output = vm(&[
+        "-t",
+        "60",
+        "--",
+        "sh",
+        "-c",
+        "echo begun; sleep 1000 & exit 3",
+    ]);
+
+    assert_eq!(text(&output.stdout), "begun\n", "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_guest_whose_kernel_reports_a_fault_fails_whatever_its_command_said() {
     let output = vm(&["--", "sh", "-c", "echo 'WARNING: a test' >/dev/kmsg"]);
     let errors = text(&output.stderr);

@@ -7,6 +7,7 @@ use kstat_tests::{
     capture::Capture,
     file,
     host::Host,
+    mib,
     module::Kstat,
     nft::{
         self,
@@ -350,7 +351,7 @@ fn a_gso_super_packet_is_one_as_for_nftables_and_iptables() {
         host.run(iptables_packets),
         "iptables' -A OUTPUT -p tcp",
     );
-    let segments = host.run(sent_segments);
+    let segments = mib::tcp_segments(host.net());
     println!("/proc/net/snmp says {segments} segments");
     assert!(
         segments >= (BYTES / 1500) as u64 && packets < segments,
@@ -367,27 +368,6 @@ fn iptables_packets() -> u64 {
         .nth(2)
         .and_then(|rule| rule.split_whitespace().next()?.parse().ok())
         .unwrap_or_else(|| panic!("iptables -vxnL OUTPUT says {list}"))
-}
-
-/// The TCP segments that the thread's namespace sent, super-packets taken apart.
-fn sent_segments() -> u64 {
-    let snmp = file::read("/proc/thread-self/net/snmp");
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp: "));
-
-    // A line of names, then a line of numbers.
-    lines
-        .next()
-        .zip(lines.next())
-        .and_then(|(names, numbers)| {
-            names
-                .split(' ')
-                .zip(numbers.split(' '))
-                .find(|(name, _)| *name == "OutSegs")?
-                .1
-                .parse()
-                .ok()
-        })
-        .unwrap_or_else(|| panic!("/proc/net/snmp says {snmp}"))
 }
 
 #[test]

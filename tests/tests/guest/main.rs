@@ -5,10 +5,15 @@
 mod commands;
 mod counter;
 mod counting;
+mod crafted;
+mod firewall;
 mod hook;
 mod lifecycle;
 mod loading;
+mod many_namespaces;
+mod model;
 mod namespaces;
 mod nout;
 mod publishing;
 mod start;
+mod traffic;

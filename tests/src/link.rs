@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames put on a link, by somebody who has no stack.
+
+use crate::{
+    netns::Netns,
+    tool, //
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        socket,
+        AddressFamily,
+        SockFlag,
+        SockType, //
+    },
+};
+use std::{
+    mem,
+    os::fd::{
+        AsRawFd,
+        OwnedFd, //
+    },
+};
+
+/// One end of a link.
+pub struct Link {
+    socket: OwnedFd,
+    index: i32,
+    neighbour: [u8; 6],
+}
+
+impl Link {
+    /// Device `device` of `net`, to send to `neighbours_device` of `neighbour`.
+    #[track_caller]
+    pub fn new(net: &Netns, device: &str, neighbour: &Netns, neighbours_device: &str) -> Self {
+        let socket = net.run(|| {
+            socket(
+                AddressFamily::Packet,
+                SockType::Datagram,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )
+            .unwrap_or_else(|error| panic!("a packet socket: {error}"))
+        });
+        let index = show(net, device)["ifindex"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("{device} has no index"));
+        let address = show(neighbour, neighbours_device)["address"].clone();
+        let bytes: Vec<u8> = address
+            .as_str()
+            .into_iter()
+            .flat_map(|address| address.split(':'))
+            .filter_map(|byte| u8::from_str_radix(byte, 16).ok())
+            .collect();
+
+        Self {
+            socket,
+            index: index as i32,
+            neighbour: bytes
+                .try_into()
+                .unwrap_or_else(|_| panic!("{address} is no Ethernet address")),
+        }
+    }
+
+    /// Sends a packet that begins with an IP header, which nobody looks at here.
+    #[track_caller]
+    pub fn send(&self, packet: &[u8]) {
+        let protocol: u16 = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
+        let mut to = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: protocol.to_be(),
+            sll_ifindex: self.index,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [0; 8],
+        };
+        to.sll_addr[..6].copy_from_slice(&self.neighbour);
+
+        // SAFETY: The packet and the address are as long as is said.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                (&raw const to).cast(),
+                mem::size_of_val(&to) as libc::socklen_t,
+            )
+        };
+        assert_eq!(
+            Errno::result(sent),
+            Ok(packet.len() as isize),
+            "sending {packet:02x?}"
+        );
+    }
+}
+
+#[track_caller]
+fn show(net: &Netns, device: &str) -> serde_json::Value {
+    let answer = net.run(|| tool::run("ip", &["-j", "link", "show", "dev", device]));
+
+    match serde_json::from_str(&answer) {
+        Ok(serde_json::Value::Array(mut links)) if links.len() == 1 => links.remove(0),
+        other => panic!("ip -j link show dev {device}: {other:?}: {answer}"),
+    }
+}
