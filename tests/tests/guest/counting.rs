@@ -5,7 +5,6 @@
 use kstat_tests::{
     assert_agrees,
     capture::Capture,
-    file,
     host::Host,
     mib,
     module::Kstat,
