@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod file;
 pub mod host;
 pub mod identity;
+pub mod iptables;
 pub mod link;
 pub mod log;
 pub mod meanwhile;

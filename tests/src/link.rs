@@ -4,15 +4,27 @@
 
 use crate::{
     netns::Netns,
-    tool, //
+    tool,
+    wait, //
 };
 use nix::{
     errno::Errno,
-    sys::socket::{
-        socket,
-        AddressFamily,
-        SockFlag,
-        SockType, //
+    sys::{
+        socket::{
+            recv,
+            setsockopt,
+            socket,
+            sockopt,
+            AddressFamily,
+            MsgFlags,
+            SockFlag,
+            SockProtocol,
+            SockType, //
+        },
+        time::{
+            TimeVal,
+            TimeValLike, //
+        },
     },
 };
 use std::{
@@ -39,8 +51,16 @@ impl Link {
                 AddressFamily::Packet,
                 SockType::Datagram,
                 SockFlag::SOCK_CLOEXEC,
-                None,
+                SockProtocol::EthAll,
             )
+            .and_then(|socket| {
+                setsockopt(
+                    &socket,
+                    sockopt::ReceiveTimeout,
+                    &TimeVal::seconds(wait::PATIENCE.as_secs() as i64),
+                )?;
+                Ok(socket)
+            })
             .unwrap_or_else(|error| panic!("a packet socket: {error}"))
         });
         let index = show(net, device)["ifindex"]
@@ -60,6 +80,20 @@ impl Link {
             neighbour: bytes
                 .try_into()
                 .unwrap_or_else(|_| panic!("{address} is no Ethernet address")),
+        }
+    }
+
+    /// Returns when a packet has come that `is` says is the one.
+    #[track_caller]
+    pub fn await_packet(&self, is: impl Fn(&[u8]) -> bool) {
+        let mut buffer = [0; 2048];
+
+        loop {
+            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+                .unwrap_or_else(|error| panic!("waiting for a packet: {error}"));
+            if is(&buffer[..length]) {
+                return;
+            }
         }
     }
 

@@ -31,7 +31,8 @@ pub fn number(net: &Netns, table: &str, group: &str, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("{path} does not say {group} {name}: {text}"))
 }
 
-/// The TCP segments that were sent, super-packets taken apart, and those sent again.
+/// The TCP segments that were sent, super-packets taken apart, and those sent again. A SYN-ACK that is
+/// sent again counts as both: so this is exact for who connects, and not for who listens.
 #[track_caller]
 pub fn tcp_segments(net: &Netns) -> u64 {
     number(net, "snmp", "Tcp", "OutSegs") + number(net, "snmp", "Tcp", "RetransSegs")

@@ -27,10 +27,21 @@ pub struct Network<'t> {
 }
 
 impl<'t> Network<'t> {
+    /// An address of `near`.
+    pub const NEAR_IPV4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+    /// An address of `near`.
+    pub const NEAR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+    /// An address of `far`.
+    pub const FAR_IPV4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+    /// An address of `far`.
+    pub const FAR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
     /// The addresses of `far`.
-    pub const FAR: [IpAddr; 2] = [
-        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)),
+    pub const FAR: [IpAddr; 2] = [IpAddr::V4(Self::FAR_IPV4), IpAddr::V6(Self::FAR_IPV6)];
+
+    /// The router's addresses on the side of `far`.
+    pub const ROUTER: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1)),
     ];
 
     /// Makes the three of them.

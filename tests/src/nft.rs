@@ -113,7 +113,13 @@ impl<'a> TcpCounter<'a> {
             let now = both();
             mem::replace(&mut last, now) == now
         });
-        self.assert_agrees(last.0)
+        let (nout, packets) = last;
+        crate::assert_agrees(
+            nout,
+            packets.total(),
+            &format!("{} at {}", Self::SOURCE, self.point.name()),
+        );
+        nout
     }
 
     /// Asserts that nout is what nftables has counted, for both families together, and returns it.
@@ -134,50 +140,75 @@ impl<'a> TcpCounter<'a> {
 /// carries.
 pub struct Seen<'a> {
     net: &'a Netns,
+    keys: usize,
 }
 
 impl<'a> Seen<'a> {
-    /// From now on; `key` is what to know packets by, as nftables has it: `meta mark`, say.
+    /// From now on; `keys` are what to know packets by, and which packets have that, as nftables has
+    /// both: `("meta mark", "")`, say.
     #[track_caller]
-    pub fn new(net: &'a Netns, point: Point, key: &str) -> Self {
+    pub fn new(net: &'a Netns, point: Point, keys: &[(&str, &str)]) -> Self {
         let point = point.name();
+        let (mut sets, mut rules) = (String::new(), String::new());
 
+        for (i, (key, condition)) in keys.iter().enumerate() {
+            sets += &format!(
+                "set any{i} {{ typeof {key}; size 65536; flags dynamic; }}
+                 set tcp{i} {{ typeof {key}; size 65536; flags dynamic; }}
+                 "
+            );
+            rules += &format!(
+                "{condition} add @any{i} {{ {key} }}
+                 {condition} meta l4proto tcp add @tcp{i} {{ {key} }}
+                 "
+            );
+        }
         load(
             net,
             &format!(
                 "table inet watched {{
-                     set any_packet {{ typeof {key}; size 65536; flags dynamic; }}
-                     set tcp_packet {{ typeof {key}; size 65536; flags dynamic; }}
+                     {sets}
                      chain watch {{
                          type filter hook {point} priority 2147483646;
-                         add @any_packet {{ {key} }}
-                         meta l4proto tcp add @tcp_packet {{ {key} }}
+                         {rules}
                      }}
                  }}"
             ),
         );
-        Self { net }
+        Self {
+            net,
+            keys: keys.len(),
+        }
     }
 
     /// All packets that were seen since [`Self::forget`].
     #[track_caller]
     pub fn any(&self) -> BTreeSet<u64> {
-        self.elements("any_packet")
+        self.all("any")
     }
 
     /// Those of TCP.
     #[track_caller]
     pub fn tcp(&self) -> BTreeSet<u64> {
-        self.elements("tcp_packet")
+        self.all("tcp")
     }
 
     /// Makes room for more.
     #[track_caller]
     pub fn forget(&self) {
-        load(
-            self.net,
-            "flush set inet watched any_packet\nflush set inet watched tcp_packet\n",
-        );
+        for i in 0..self.keys {
+            load(
+                self.net,
+                &format!("flush set inet watched any{i}\nflush set inet watched tcp{i}\n"),
+            );
+        }
+    }
+
+    #[track_caller]
+    fn all(&self, sets: &str) -> BTreeSet<u64> {
+        (0..self.keys)
+            .flat_map(|i| self.elements(&format!("{sets}{i}")))
+            .collect()
     }
 
     #[track_caller]

@@ -18,27 +18,17 @@ pub const NOBODY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Nobody's address, to which packets are sent.
 pub const NOBODY_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
-/// `IPPROTO_`
+// Protocol numbers.
 pub const HOP_BY_HOP: u8 = 0;
-/// `IPPROTO_`
 pub const ICMP: u8 = 1;
-/// `IPPROTO_`
 pub const TCP: u8 = 6;
-/// `IPPROTO_`
 pub const UDP: u8 = 17;
-/// `IPPROTO_`
 pub const ROUTING: u8 = 43;
-/// `IPPROTO_`
 pub const FRAGMENT: u8 = 44;
-/// `IPPROTO_`
 pub const ESP: u8 = 50;
-/// `IPPROTO_`
 pub const AUTHENTICATION: u8 = 51;
-/// `IPPROTO_`
 pub const ICMPV6: u8 = 58;
-/// `IPPROTO_`
 pub const NO_NEXT_HEADER: u8 = 59;
-/// `IPPROTO_`
 pub const DESTINATION: u8 = 60;
 
 /// A TCP segment: SYN, from port 1024, with a checksum that is wrong.

@@ -15,6 +15,10 @@ use rand::{
 };
 use std::{
     env,
+    io::{
+        self,
+        Write, //
+    },
     time::SystemTime, //
 };
 
@@ -31,7 +35,10 @@ pub fn seed() -> u64 {
             .as_nanos() as u64,
     };
 
-    println!("KSTAT_SEED={seed} makes this run again");
+    // Not by a macro: what these print is held back until the tests are over, and a guest may die
+    // before that.
+    writeln!(io::stderr(), "KSTAT_SEED={seed} makes this run again")
+        .unwrap_or_else(|error| panic!("writing to standard error: {error}"));
     seed
 }
 
@@ -51,6 +58,7 @@ pub fn runner(cases: u32) -> TestRunner {
         Config {
             cases,
             failure_persistence: None,
+            max_shrink_iters: 200,
             ..Config::default()
         },
         TestRng::from_seed(RngAlgorithm::ChaCha, &seed),

@@ -27,10 +27,10 @@ const LISTEN: &str = "0A";
 const TIME_WAIT: &str = "06";
 
 /// Connects from `client` to `address`, which is `server`'s, sends it so many bytes, and closes the
-/// connection. When this returns, no packet of it is to come any more.
+/// connection. Returns the client's address as the server sees it, when no packet is to come any more.
 #[track_caller]
-pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) {
-    exchange_at(client, server, address, address, bytes);
+pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) -> IpAddr {
+    exchange_at(client, server, address, address, bytes)
 }
 
 /// As [`exchange`], where `client` knows the server as `known_as`.
@@ -41,7 +41,7 @@ pub fn exchange_at(
     address: IpAddr,
     known_as: IpAddr,
     bytes: usize,
-) {
+) -> IpAddr {
     let listener = server.run(|| {
         TcpListener::bind((address, 0))
             .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
@@ -55,7 +55,7 @@ pub fn exchange_at(
         TcpStream::connect_timeout(&SocketAddr::new(known_as, address.port()), wait::PATIENCE)
             .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
     });
-    let (mut receiver, _) = listener
+    let (mut receiver, peer) = listener
         .accept()
         .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
     for end in [&sender, &receiver] {
@@ -83,6 +83,7 @@ pub fn exchange_at(
 
     settle(client);
     settle(server);
+    peer.ip()
 }
 
 /// Returns when no TCP socket of the namespace has anything to send.

@@ -6,6 +6,7 @@ use kstat_tests::{
     assert_agrees,
     capture::Capture,
     host::Host,
+    iptables::TcpRules,
     mib,
     module::Kstat,
     nft::{
@@ -336,19 +337,17 @@ fn a_gso_super_packet_is_one_as_for_nftables_and_iptables() {
     let _kstat = Kstat::started(&turn, "");
     let host = host(&turn);
     let nft = host.nft(Point::Output);
-    host.run(|| {
-        // As on a real link: far less than the stack hands down at once.
-        tool::run("ip", &["link", "set", "lo", "mtu", "1500"]);
-        tool::run("iptables", &["-w", "-A", "OUTPUT", "-p", "tcp"]);
-    });
+    let rules = TcpRules::new(host.net());
+    // As on a real link: far less than the stack hands down at once.
+    host.run(|| tool::run("ip", &["link", "set", "lo", "mtu", "1500"]));
 
     tcp::exchange(host.net(), host.net(), Ipv4Addr::LOCALHOST.into(), BYTES);
 
     let packets = nft.assert_agrees(host.nout());
     assert_agrees(
         packets,
-        host.run(iptables_packets),
-        "iptables' -A OUTPUT -p tcp",
+        rules.packets(),
+        "iptables' and ip6tables' -A OUTPUT -p tcp",
     );
     let segments = mib::tcp_segments(host.net());
     println!("/proc/net/snmp says {segments} segments");
@@ -356,17 +355,6 @@ fn a_gso_super_packet_is_one_as_for_nftables_and_iptables() {
         segments >= (BYTES / 1500) as u64 && packets < segments,
         "/proc/net/snmp says {segments} segments in {packets} packets: none was a super-packet"
     );
-}
-
-/// What iptables counted in the thread's namespace by its only rule for output.
-fn iptables_packets() -> u64 {
-    let list = tool::run("iptables", &["-w", "-vxnL", "OUTPUT"]);
-
-    // Two lines of headings, then "packets bytes ...".
-    list.lines()
-        .nth(2)
-        .and_then(|rule| rule.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| panic!("iptables -vxnL OUTPUT says {list}"))
 }
 
 #[test]

@@ -18,13 +18,9 @@ use kstat_tests::{
         Point,
         Seen, //
     },
-    packet::{
-        self,
-        *, //
-    },
+    packet::*,
     seed,
-    turn::Turn,
-    wait, //
+    turn::Turn, //
 };
 use rand::{
     rngs::StdRng,
@@ -190,7 +186,7 @@ fn assert_agree_on_each(hook: &str, point: Point, packets: u32) {
     let _kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
     let host = Host::new(&turn);
     let nout = host.open(NOUT, OpenOptions::new().read(true));
-    let seen = Seen::new(host.net(), point, "meta mark");
+    let seen = Seen::new(host.net(), point, &[("meta mark", "")]);
     let (mut all, mut tcp) = (0, 0);
 
     assert_eq!(packets % BATCH, 0);
@@ -243,7 +239,7 @@ fn assert_agree_on_each(hook: &str, point: Point, packets: u32) {
     assert_agrees(
         host.nout(),
         tcp as u64,
-        "nftables' `meta l4proto tcp add @tcp_packet { meta mark }`",
+        "nftables' `meta l4proto tcp add @tcp0 { meta mark }`",
     );
     assert!(
         tcp as u32 > packets / 4 && (tcp as u32) < packets * 3 / 4,
@@ -303,92 +299,121 @@ fn kstat_and_nftables_agree_where_fragments_are_put_together() {
 /// A raw socket's IPv4 packets get a length and a checksum from the kernel; those that come over a
 /// wire have what they have. IP drops the worst of them before any hook.
 #[test]
-fn kstat_and_nftables_agree_on_forwarded_packets_with_wrong_lengths_and_checksums() {
-    const BATCHES: usize = 50;
-    const BATCH: usize = 40;
+fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_checksums() {
+    const PACKETS: u32 = 1_500;
 
     let turn = Turn::take();
     let mut random = seed::random();
     let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
     let network = Network::new(&turn);
-    let nft = nft::TcpCounter::new(&network.router, Point::Postrouting);
-    let seen = Seen::new(&network.router, Point::Postrouting, "ip id");
-    let wire = Link::new(&network.near, "eth0", &network.router, "near");
-    let (mut ids, mut forwarded) = (0u16, 0);
+    let nout = network.router.run(|| file::reader(NOUT));
+    let seen = Seen::new(
+        &network.router,
+        Point::Postrouting,
+        &[
+            ("ip id", "meta nfproto ipv4"),
+            ("ip6 flowlabel", "meta nfproto ipv6"),
+        ],
+    );
+    // Nobody answers, or the answers would be forwarded, too.
+    nft::load(
+        &network.far,
+        "table inet silent {
+             chain prerouting { type filter hook prerouting priority raw; policy drop; }
+         }",
+    );
+    let near = Link::new(&network.near, "eth0", &network.router, "near");
+    let far = Link::new(&network.far, "eth0", &network.router, "far");
+    let (mut counted, mut sent) = (BTreeSet::new(), Vec::new());
 
-    // What one CPU sends, the other end takes in that order.
+    // What one CPU sends, the router takes in that order, so a packet that nobody counts shows that
+    // the one before it has been through.
     cpu::stay_on(0);
-    for _ in 0..BATCHES {
-        let mut sent = Vec::new();
+    for number in 1..=PACKETS {
+        let packet = forwarded(&mut random, number);
+        let before = file::reread(NOUT, &nout);
+        let end = udp_to_far(number as u16);
 
-        for _ in 0..BATCH {
-            ids += 1;
-            let mut packet = if random.random_bool(0.6) {
-                let mut packet = crafted_ipv4(&mut random);
-                let length = match random.random_range(0..4) {
-                    0 => random.random_range(0..100),
-                    1 => packet.len() as u16 - 1,
-                    _ => packet.len() as u16,
-                };
-                packet[2..4].copy_from_slice(&length.to_be_bytes());
-                packet[4..6].copy_from_slice(&ids.to_be_bytes());
-                packet[12..16].copy_from_slice(&[198, 51, 100, 2]);
-                packet[16..20].copy_from_slice(&[203, 0, 113, 2]);
-                packet[10..12].fill(0);
-                let checksum = packet::checksum(&packet[..usize::from(packet[0] & 15) * 4]);
-                packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-                if random.random_bool(0.1) {
-                    packet[11] ^= 1;
-                }
-                packet
-            } else {
-                let mut packet = crafted_ipv6(&mut random);
-                let [_, far] = Network::FAR;
-                let std::net::IpAddr::V6(far) = far else {
-                    panic!("{far} is no IPv6 address");
-                };
-                packet[8..24].copy_from_slice(
-                    &"2001:db8:1::2"
-                        .parse::<std::net::Ipv6Addr>()
-                        .expect("an address")
-                        .octets(),
-                );
-                packet[24..40].copy_from_slice(&far.octets());
-                packet
-            };
-            // What is behind the end of the IP packet is padding, if an Ethernet frame is short.
-            if random.random_bool(0.2) {
-                packet.resize(packet.len().max(60), 0);
-            }
-            wire.send(&packet);
-            sent.push(packet);
+        near.send(&packet);
+        near.send(&end);
+        far.await_packet(|packet| packet[20..] == end[20..]);
+        match file::reread(NOUT, &nout) - before {
+            0 => {}
+            1 => drop(counted.insert(u64::from(number))),
+            more => panic!("kstat counted {more} packets of one: {packet:02x?}"),
         }
-        // The last of a batch is UDP, and comes after the others.
-        ids += 1;
-        let mut last = ipv4(UDP, &datagram(80));
-        last[2..4].copy_from_slice(&28u16.to_be_bytes());
-        last[4..6].copy_from_slice(&ids.to_be_bytes());
-        last[12..16].copy_from_slice(&[198, 51, 100, 2]);
-        last[16..20].copy_from_slice(&[203, 0, 113, 2]);
-        let checksum = packet::checksum(&last[..20]);
-        last[10..12].copy_from_slice(&checksum.to_be_bytes());
-        wire.send(&last);
-        wait::until("the last packet of a batch was forwarded", || {
-            seen.any().contains(&u64::from(ids))
-        });
-
-        let (nout, packets) = (
-            network.router.run(|| file::number(NOUT)),
-            nft.packets().total(),
-        );
-        assert_eq!(
-            nout, packets,
-            "nout and nftables' count differ after one of these: {sent:02x?}"
-        );
-        forwarded = packets;
-        seen.forget();
+        sent.push(packet);
     }
-    println!("{} packets, {forwarded} of TCP forwarded", BATCHES * BATCH);
-    nft.assert_agrees(network.router.run(|| file::number(NOUT)));
-    assert!(forwarded > 200, "{forwarded} packets of TCP were forwarded");
+
+    let (any, matched) = (seen.any(), seen.tcp());
+    if let Some(number) = counted.symmetric_difference(&matched).next() {
+        panic!(
+            "kstat or nftables' `meta l4proto tcp` counted what the other did not: {:02x?}",
+            sent[*number as usize - 1]
+        );
+    }
+    println!(
+        "of {PACKETS} packets {} were forwarded, of which nftables' `meta l4proto tcp` matched {}",
+        any.len(),
+        matched.len()
+    );
+    assert_agrees(
+        file::reread(NOUT, &nout),
+        matched.len() as u64,
+        "nftables' `meta l4proto tcp add @tcp0 { ip id }` and `@tcp1 { ip6 flowlabel }`",
+    );
+    assert!(
+        matched.len() > 200 && any.len() < PACKETS as usize,
+        "{} and {} of {PACKETS} packets",
+        matched.len(),
+        any.len()
+    );
+}
+
+/// A packet from near to far with a number, and with any length and checksum.
+fn forwarded(random: &mut StdRng, number: u32) -> Vec<u8> {
+    let mut packet = if random.random_bool(0.6) {
+        let mut packet = crafted_ipv4(random);
+        let length = match random.random_range(0..4) {
+            0 => random.random_range(0..100),
+            1 => packet.len() as u16 - 1,
+            _ => packet.len() as u16,
+        };
+        from_near_to_far(&mut packet, number as u16, length);
+        if random.random_bool(0.1) {
+            packet[11] ^= 1; // of the checksum
+        }
+        packet
+    } else {
+        let mut packet = crafted_ipv6(random);
+        packet[1..4].copy_from_slice(&number.to_be_bytes()[1..]); // flow label
+        packet[8..24].copy_from_slice(&Network::NEAR_IPV6.octets());
+        packet[24..40].copy_from_slice(&Network::FAR_IPV6.octets());
+        packet
+    };
+
+    // What is behind the end of the IP packet is padding, if an Ethernet frame is short.
+    if random.random_bool(0.2) {
+        packet.resize(packet.len().max(60), 0);
+    }
+    packet
+}
+
+/// A packet that is forwarded, and that nobody counts.
+fn udp_to_far(port: u16) -> Vec<u8> {
+    let mut packet = ipv4(UDP, &datagram(port));
+
+    from_near_to_far(&mut packet, 0, 28);
+    packet
+}
+
+/// Fills in an IPv4 header.
+fn from_near_to_far(packet: &mut [u8], identification: u16, length: u16) {
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    packet[4..6].copy_from_slice(&identification.to_be_bytes());
+    packet[12..16].copy_from_slice(&Network::NEAR_IPV4.octets());
+    packet[16..20].copy_from_slice(&Network::FAR_IPV4.octets());
+    packet[10..12].fill(0);
+    let checksum = checksum(&packet[..usize::from(packet[0] & 15) * 4]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }

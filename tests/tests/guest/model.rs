@@ -14,7 +14,14 @@ use kstat_tests::{
     turn::Turn, //
 };
 use proptest::prelude::*;
-use std::fs::OpenOptions;
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::FileExt,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+};
 
 /// What is done to kstat.
 #[derive(Clone, Debug)]
@@ -74,6 +81,7 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
     let turn = Turn::take();
     let kstat = Kstat::load(&turn, "");
     let initial = Host::initial(&turn);
+    let (reads, packets) = (AtomicU64::new(0), AtomicU64::new(0));
 
     let result = seed::runner(CASES).run(&prop::collection::vec(action(), 1..60), |actions| {
         let host = Host::new(&turn);
@@ -98,8 +106,6 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
                     None
                 }
                 Action::Set(n) => {
-                    use std::os::unix::fs::FileExt;
-
                     writer
                         .write_at(n.to_string().as_bytes(), 0)
                         .unwrap_or_else(|error| panic!("setting counter to {n}: {error}"));
@@ -122,11 +128,20 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
             };
             if let Some(read) = read {
                 prop_assert_eq!(read, model.nout(), "action {} (right: the model)", i);
+                reads.fetch_add(1, Ordering::Relaxed);
             }
         }
         prop_assert_eq!(host.nout(), model.nout(), "at last (right: the model)");
         prop_assert_eq!(host.counter(), model.n, "N (right: the model)");
+        packets.fetch_add(model.total, Ordering::Relaxed);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+    println!(
+        "{reads:?} reads were as the model says, in {CASES} histories with {packets:?} packets counted"
+    );
+    assert!(
+        reads.into_inner() > u64::from(CASES),
+        "hardly anything was read"
+    );
 }

@@ -9,6 +9,12 @@ use kstat_tests::{
         Daemon,
         Folder, //
     },
+    file::{
+        self,
+        NOUT, //
+    },
+    host::Host,
+    iptables::TcpRules,
     mib,
     module::Kstat,
     netns::Netns,
@@ -17,6 +23,7 @@ use kstat_tests::{
         Point,
         TcpCounter, //
     },
+    seed,
     tcp,
     tool,
     turn::Turn,
@@ -89,6 +96,21 @@ fn assert_agree(traffic: impl FnOnce(&Network<'_>)) -> Sent {
     sent
 }
 
+/// Asserts that a host's packets are the segments that its TCP says it has sent, once both are read
+/// with nothing sent in between.
+#[track_caller]
+fn assert_agrees_with_segments(host: &Netns) {
+    let nout = || host.run(|| file::number(NOUT));
+
+    loop {
+        let (before, segments) = (nout(), mib::tcp_segments(host));
+        if nout() == before {
+            assert_agrees(before, segments, "/proc/net/snmp (OutSegs and RetransSegs)");
+            return;
+        }
+    }
+}
+
 fn iperf3(server: &Netns, client: &Netns, address: IpAddr, args: &[&str]) {
     const PORT: &str = "5201";
 
@@ -137,14 +159,7 @@ fn iperf3_both_ways_without_gso_where_packets_are_the_segments_of_proc_net_snmp(
             iperf3(&network.far, &network.near, address, &["-n", "2M"]);
             iperf3(&network.far, &network.near, address, &["-n", "2M", "-R"]);
         }
-        for (name, host) in [("near", &network.near), ("far", &network.far)] {
-            tcp::settle(host);
-            assert_agrees(
-                host.run(|| kstat_tests::file::number(kstat_tests::file::NOUT)),
-                mib::tcp_segments(host),
-                &format!("/proc/net/snmp (OutSegs and RetransSegs) of {name}"),
-            );
-        }
+        assert_agrees_with_segments(&network.near);
     });
 }
 
@@ -183,55 +198,43 @@ fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
         wait::until("tcpdump was ready", || {
             fs::metadata(&capture).is_ok_and(|file| file.len() > 0)
         });
+        let rules = TcpRules::new(&network.near);
         network.near.run(|| {
-            for program in ["iptables", "ip6tables"] {
-                tool::run(program, &["-w", "-A", "OUTPUT", "-p", "tcp"]);
-            }
             for address in Network::FAR {
-                let host = SocketAddr::new(address, 80);
-                tool::run(
+                let request = format!(
+                    "url = http://{}/file\noutput = /dev/null\n",
+                    SocketAddr::new(address, 80)
+                );
+                tool::run_with(
                     "curl",
                     &[
-                        "-sS",
+                        "-sSfZ",
                         "-m",
                         "60",
-                        "-H",
-                        "Connection: close",
-                        "-o",
-                        "/dev/null",
-                        "-g",
-                        "-Z",
                         "--parallel-max",
                         "4",
-                    ]
-                    .into_iter()
-                    .map(str::to_owned)
-                    .chain((0..CONNECTIONS).map(|_| format!("http://{host}/file")))
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>(),
+                        "-H",
+                        "Connection: close",
+                        "-K",
+                        "-",
+                    ],
+                    &request.repeat(CONNECTIONS as usize),
                 );
             }
         });
         drop(nginx);
         tcp::settle(&network.near);
         tcp::settle(&network.far);
-        let nout = network
-            .near
-            .run(|| kstat_tests::file::number(kstat_tests::file::NOUT));
-        let rules = network.near.run(|| {
-            ["iptables", "ip6tables"]
-                .map(|program| first_rule_packets(&tool::run(program, &["-w", "-vxnL", "OUTPUT"])))
-        });
+        let nout = network.near.run(|| file::number(NOUT));
         assert_agrees(
             nout,
-            rules.iter().sum(),
+            rules.packets(),
             "iptables' and ip6tables' -A OUTPUT -p tcp",
         );
+        // What is being written may end in half a packet, which tcpdump calls an error.
         let captured = || {
-            let list = tool::run("tcpdump", &["-nn", "-q", "-r", &capture]);
-            list.lines().count() as u64
+            let output = tool::attempt("tcpdump", &["-nn", "-q", "-r", &capture], "");
+            String::from_utf8_lossy(&output.stdout).lines().count() as u64
         };
         wait::until("tcpdump had written what it captured", || {
             captured() >= nout
@@ -245,14 +248,6 @@ fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
             2 * CONNECTIONS
         );
     });
-}
-
-/// What iptables says of a chain's first rule: two lines of headings, then "packets bytes ...".
-fn first_rule_packets(list: &str) -> u64 {
-    list.lines()
-        .nth(2)
-        .and_then(|rule| rule.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| panic!("iptables -vxnL says {list}"))
 }
 
 #[test]
@@ -347,12 +342,13 @@ fn segments_that_are_lost_and_sent_again() {
     assert_agree(|network| {
         for host in [&network.near, &network.far] {
             without_gso(host);
+            let seed = seed::seed().to_string();
             host.run(|| {
                 tool::run(
                     "tc",
                     &[
                         "qdisc", "add", "dev", "eth0", "root", "netem", "loss", "5%", "delay",
-                        "2ms",
+                        "2ms", "seed", &seed,
                     ],
                 )
             });
@@ -364,13 +360,7 @@ fn segments_that_are_lost_and_sent_again() {
             }
             mib::number(&network.near, "snmp", "Tcp", "RetransSegs") > 0
         });
-        assert_agrees(
-            network
-                .near
-                .run(|| kstat_tests::file::number(kstat_tests::file::NOUT)),
-            mib::tcp_segments(&network.near),
-            "/proc/net/snmp (OutSegs and RetransSegs) of near",
-        );
+        assert_agrees_with_segments(&network.near);
     });
 }
 
@@ -505,7 +495,7 @@ fn connections_through_tunnels() {
 fn a_connection_that_a_process_of_another_namespace_uses() {
     assert_agree(|network| {
         let other = Netns::new();
-        let nout = || kstat_tests::file::number(kstat_tests::file::NOUT);
+        let nout = || file::number(NOUT);
 
         for address in Network::FAR {
             let listener = network
@@ -537,7 +527,7 @@ fn a_connection_that_a_process_of_another_namespace_uses() {
 fn a_busy_loopback() {
     let turn = Turn::take();
     let _kstat = Kstat::started(&turn, "counter=1");
-    let host = kstat_tests::host::Host::new(&turn);
+    let host = Host::new(&turn);
     let nft = host.nft(Point::Output);
 
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
