@@ -15,6 +15,7 @@ use std::{
         Seek,
         Write, //
     },
+    os::unix::fs::MetadataExt,
     path::Path, //
 };
 
@@ -105,6 +106,19 @@ pub fn try_reread(mut file: &File) -> Result<String, Errno> {
     file.rewind().map_err(errno)?;
     file.read_to_string(&mut text).map_err(errno)?;
     Ok(text)
+}
+
+/// Asserts that a file has these permissions, and is root's.
+#[track_caller]
+pub fn assert_roots(path: &str, mode: u32) {
+    let file = fs::metadata(path).unwrap_or_else(|error| panic!("looking at {path}: {error}"));
+    let mode_of_file = file.mode() & 0o7777;
+
+    assert_eq!(
+        mode_of_file, mode,
+        "{path} is 0{mode_of_file:o}, not 0{mode:o}"
+    );
+    assert_eq!((file.uid(), file.gid()), (0, 0), "user and group of {path}");
 }
 
 /// Whether there is such a file or folder.

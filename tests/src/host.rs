@@ -243,14 +243,12 @@ impl Wire {
 
     /// Sends so many TCP packets over IPv4 and IPv6, half and half.
     fn send_many(&self, packets: u64) -> Result<(), Errno> {
-        const AT_ONCE: usize = 64;
-
         let v4 = SockaddrIn::from(SocketAddrV4::new(packet::NOBODY_IPV4, 0));
         let v6 = SockaddrIn6::from(SocketAddrV6::new(packet::NOBODY_IPV6, 0, 0, 0));
         let half = packets / 2;
 
-        many(&self.ipv4, &packet::tcp4(), &v4, half, AT_ONCE)?;
-        many(&self.ipv6, &packet::tcp6(), &v6, packets - half, AT_ONCE)
+        many(&self.ipv4, &packet::tcp4(), &v4, half)?;
+        many(&self.ipv6, &packet::tcp6(), &v6, packets - half)
     }
 
     fn mark(&self, mark: u32) -> Result<(), Errno> {
@@ -284,15 +282,16 @@ fn many<A: SockaddrLike + Copy>(
     packet: &[u8],
     to: &A,
     packets: u64,
-    at_once: usize,
 ) -> Result<(), Errno> {
-    let mut headers = MultiHeaders::preallocate(at_once, None);
-    let slices = vec![[IoSlice::new(packet)]; at_once];
-    let addresses = vec![Some(*to); at_once];
+    const AT_ONCE: usize = 64;
+
+    let mut headers = MultiHeaders::preallocate(AT_ONCE, None);
+    let slices = [[IoSlice::new(packet)]; AT_ONCE];
+    let addresses = [Some(*to); AT_ONCE];
     let mut left = packets;
 
     while left > 0 {
-        let count = at_once.min(usize::try_from(left).unwrap_or(at_once));
+        let count = AT_ONCE.min(usize::try_from(left).unwrap_or(AT_ONCE));
         let sent = sendmmsg(
             socket.as_raw_fd(),
             &mut headers,

@@ -114,25 +114,21 @@ impl<'a> TcpCounter<'a> {
             mem::replace(&mut last, now) == now
         });
         let (nout, packets) = last;
-        crate::assert_agrees(
-            nout,
-            packets.total(),
-            &format!("{} at {}", Self::SOURCE, self.point.name()),
-        );
-        nout
+        self.compare(nout, packets)
     }
 
     /// Asserts that nout is what nftables has counted, for both families together, and returns it.
     #[track_caller]
     pub fn assert_agrees(&self, nout: u64) -> u64 {
-        let packets = self.packets().total();
+        self.compare(nout, self.packets())
+    }
 
-        crate::assert_agrees(
-            nout,
-            packets,
-            &format!("{} at {}", Self::SOURCE, self.point.name()),
-        );
-        packets
+    #[track_caller]
+    fn compare(&self, nout: u64, packets: Packets) -> u64 {
+        let source = format!("{} at {}", Self::SOURCE, self.point.name());
+
+        crate::assert_agrees(nout, packets.total(), &source);
+        nout
     }
 }
 

@@ -42,22 +42,10 @@ pub fn exchange_at(
     known_as: IpAddr,
     bytes: usize,
 ) -> IpAddr {
-    let listener = server.run(|| {
-        TcpListener::bind((address, 0))
-            .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
-    });
-    let address = listener
-        .local_addr()
-        .unwrap_or_else(|error| panic!("the address of a listener: {error}"));
-
-    // The kernel takes the connection before it is accepted here.
-    let mut sender = client.run(|| {
-        TcpStream::connect_timeout(&SocketAddr::new(known_as, address.port()), wait::PATIENCE)
-            .unwrap_or_else(|error| panic!("connecting to {address}: {error}"))
-    });
-    let (mut receiver, peer) = listener
-        .accept()
-        .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
+    let (mut sender, mut receiver) = connect_as(client, server, address, known_as);
+    let peer = receiver
+        .peer_addr()
+        .unwrap_or_else(|error| panic!("the address of who connected to {address}: {error}"));
     for end in [&sender, &receiver] {
         end.set_read_timeout(Some(wait::PATIENCE))
             .and_then(|()| end.set_write_timeout(Some(wait::PATIENCE)))
@@ -79,11 +67,44 @@ pub fn exchange_at(
             .and_then(|()| sender.read_to_end(&mut Vec::new()))
             .unwrap_or_else(|error| panic!("sending to {address}: {error}"));
     });
-    drop((sender, listener));
+    drop(sender);
 
     settle(client);
     settle(server);
     peer.ip()
+}
+
+/// A connection from `client` to `address`, which is `server`'s: the end of either.
+#[track_caller]
+pub fn connect(client: &Netns, server: &Netns, address: IpAddr) -> (TcpStream, TcpStream) {
+    connect_as(client, server, address, address)
+}
+
+#[track_caller]
+fn connect_as(
+    client: &Netns,
+    server: &Netns,
+    address: IpAddr,
+    known_as: IpAddr,
+) -> (TcpStream, TcpStream) {
+    let listener = server.run(|| {
+        TcpListener::bind((address, 0))
+            .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
+    });
+    let port = listener
+        .local_addr()
+        .unwrap_or_else(|error| panic!("the address of a listener: {error}"))
+        .port();
+
+    // The kernel takes the connection before it is accepted here.
+    let near = client.run(|| {
+        TcpStream::connect_timeout(&SocketAddr::new(known_as, port), wait::PATIENCE)
+            .unwrap_or_else(|error| panic!("connecting to {known_as}: {error}"))
+    });
+    let (far, _) = listener
+        .accept()
+        .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
+    (near, far)
 }
 
 /// Returns when no TCP socket of the namespace has anything to send.

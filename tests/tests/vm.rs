@@ -77,6 +77,15 @@ fn a_guest_that_crashes_fails_within_seconds_and_its_console_is_shown() {
 }
 
 #[test]
+fn another_kernel_than_the_labs_is_refused_inside_of_it() {
+    let output = vm(&["-k", "6.12", "--", "true"]);
+    let errors = text(&output.stderr);
+
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.starts_with("vm: this is the lab of "), "{errors}");
+}
+
+#[test]
 fn what_the_command_leaves_running_ends_with_it() {
     let output = vm(&[
         "-t",

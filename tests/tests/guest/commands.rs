@@ -19,6 +19,19 @@ use kstat_tests::{
     turn::Turn, //
 };
 
+/// Sends packets, and asserts what `cat` shows after each so many.
+#[track_caller]
+fn assert_nout_after(host: &Host<'_>, shown: &[(u64, &str)]) {
+    for (packets, nout) in shown {
+        host.send_tcp(*packets);
+        assert_eq!(
+            shell("cat /proc/kstat/nout"),
+            *nout,
+            "after {packets} more packets"
+        );
+    }
+}
+
 #[test]
 fn insmod_links_the_module_in_and_hooks_nothing() {
     let turn = Turn::take();
@@ -55,14 +68,7 @@ fn cat_nout_shows_the_number_of_outgoing_tcp_packets_published_every_n_packets()
     let _kstat = Kstat::insmod(&turn, &["start=1"]);
     let host = Host::initial(&turn);
 
-    for (packets, nout) in [(9, "0\n"), (1, "10\n"), (9, "10\n"), (1, "20\n")] {
-        host.send_tcp(packets);
-        assert_eq!(
-            shell("cat /proc/kstat/nout"),
-            nout,
-            "after {packets} more packets"
-        );
-    }
+    assert_nout_after(&host, &[(9, "0\n"), (1, "10\n"), (9, "10\n"), (1, "20\n")]);
 }
 
 #[test]
@@ -87,14 +93,10 @@ fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
 
     assert_eq!(shell("cat /proc/kstat/counter"), "20\n");
     assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "1\n");
-    for (packets, nout) in [(14, "10\n"), (1, "30\n"), (19, "30\n"), (1, "50\n")] {
-        host.send_tcp(packets);
-        assert_eq!(
-            shell("cat /proc/kstat/nout"),
-            nout,
-            "after {packets} more packets"
-        );
-    }
+    assert_nout_after(
+        &host,
+        &[(14, "10\n"), (1, "30\n"), (19, "30\n"), (1, "50\n")],
+    );
 }
 
 #[test]

@@ -16,7 +16,6 @@ use kstat_tests::{
 use nix::errno::Errno;
 use std::{
     fs::{
-        self,
         File,
         OpenOptions, //
     },
@@ -27,10 +26,7 @@ use std::{
     },
     os::{
         fd::AsRawFd,
-        unix::fs::{
-            FileExt,
-            MetadataExt, //
-        },
+        unix::fs::FileExt, //
     },
     ptr, //
 };
@@ -77,10 +73,8 @@ impl<'t> Subject<'t> {
 fn it_is_0644_and_roots() {
     let turn = Turn::take();
     let _kstat = Kstat::load(&turn, "");
-    let file = fs::metadata(COUNTER).expect("looking at counter");
 
-    assert_eq!(format!("{:o}", file.mode() & 0o7777), "644", "mode");
-    assert_eq!((file.uid(), file.gid()), (0, 0), "user and group");
+    file::assert_roots(COUNTER, 0o644);
 }
 
 #[test]

@@ -17,7 +17,6 @@ use kstat_tests::{
 use nix::errno::Errno;
 use std::{
     fs::{
-        self,
         File,
         OpenOptions, //
     },
@@ -25,10 +24,7 @@ use std::{
         Read,
         Seek, //
     },
-    os::unix::fs::{
-        FileExt,
-        MetadataExt, //
-    },
+    os::unix::fs::FileExt,
     sync::atomic::{
         AtomicU64,
         Ordering, //
@@ -39,10 +35,8 @@ use std::{
 fn it_is_0444_and_roots() {
     let turn = Turn::take();
     let _kstat = Kstat::load(&turn, "");
-    let file = fs::metadata(NOUT).expect("looking at nout");
 
-    assert_eq!(format!("{:o}", file.mode() & 0o7777), "444", "mode");
-    assert_eq!((file.uid(), file.gid()), (0, 0), "user and group");
+    file::assert_roots(NOUT, 0o444);
 }
 
 #[test]

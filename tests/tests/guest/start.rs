@@ -18,19 +18,13 @@ use kstat_tests::{
     turn::Turn, //
 };
 use nix::errno::Errno;
-use std::{
-    fs,
-    os::unix::fs::MetadataExt, //
-};
 
 #[test]
 fn it_is_0644_and_roots() {
     let turn = Turn::take();
     let _kstat = Kstat::load(&turn, "");
-    let file = fs::metadata(START).expect("looking at start");
 
-    assert_eq!(format!("{:o}", file.mode() & 0o7777), "644", "mode");
-    assert_eq!((file.uid(), file.gid()), (0, 0), "user and group");
+    file::assert_roots(START, 0o644);
 }
 
 #[test]

@@ -313,14 +313,7 @@ fn connections_that_are_refused_or_reset() {
             );
 
             // Who closes what has not been read resets the connection.
-            let listener = network
-                .far
-                .run(|| TcpListener::bind((address, 0)).expect("listening"));
-            let to = listener.local_addr().expect("its address");
-            let mut client = network
-                .near
-                .run(|| TcpStream::connect(to).expect("connecting"));
-            let (mut server, _) = listener.accept().expect("accepting");
+            let (mut client, mut server) = tcp::connect(&network.near, &network.far, address);
             client.write_all(b"unread").expect("sending");
             wait::until("it has come", || {
                 server.peek(&mut [0; 8]).is_ok_and(|length| length == 6)
@@ -498,14 +491,7 @@ fn a_connection_that_a_process_of_another_namespace_uses() {
         let nout = || file::number(NOUT);
 
         for address in Network::FAR {
-            let listener = network
-                .far
-                .run(|| TcpListener::bind((address, 0)).expect("listening"));
-            let to = listener.local_addr().expect("its address");
-            let mut client = network
-                .near
-                .run(|| TcpStream::connect(to).expect("connecting"));
-            let (mut server, _) = listener.accept().expect("accepting");
+            let (mut client, mut server) = tcp::connect(&network.near, &network.far, address);
 
             let before = network.near.run(nout);
             other.run(|| {
