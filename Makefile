@@ -30,6 +30,10 @@ demo:
 test:
 	@scripts/test $(KERNELS)
 
+.PHONY: stress
+stress:
+	@KSTAT_STRESS=$(or $(STRESS),1) scripts/stress $(TESTS)
+
 .PHONY: check
 check:
 	@scripts/check
@@ -44,5 +48,6 @@ help:
 	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<folder of its headers>'
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
 	@echo 'make test    run the tests, in such a guest; KERNELS=all for one of each kernel there is'
+	@echo 'make stress  do the worst to it, on debug kernels; STRESS=10 for ten times as much'
 	@echo 'make check   check formatting and style, and what lints find'
 	@echo 'make clean   remove what was built here'

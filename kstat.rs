@@ -14,6 +14,8 @@ use kernel::{
 
 mod bindings;
 mod files;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod netfilter;
 mod netns;
 mod options;

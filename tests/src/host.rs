@@ -160,7 +160,12 @@ impl<'t> Host<'t> {
 
     /// Sends TCP packets from every CPU until what is returned is stopped.
     pub fn traffic(&self) -> Traffic {
-        Traffic::new(self.wire.clone())
+        Traffic::new(self.wire.clone(), u64::MAX)
+    }
+
+    /// The same, in bursts that leave the CPUs some time for what else is to be done.
+    pub fn bursts(&self) -> Traffic {
+        Traffic::new(self.wire.clone(), 8)
     }
 
     /// The count as the host's users see it.

@@ -8,8 +8,10 @@
 //! of another. What fails says what was attempted, and panics.
 
 pub mod capture;
+pub mod container;
 pub mod cpu;
 pub mod daemon;
+pub mod fault;
 pub mod file;
 pub mod host;
 pub mod identity;
@@ -20,13 +22,16 @@ pub mod meanwhile;
 pub mod memory;
 pub mod mib;
 pub mod module;
+pub mod neighbours;
 pub mod netns;
 pub mod network;
 pub mod nft;
 pub mod packet;
 pub mod queue;
+pub mod rcu;
 pub mod seed;
 pub mod stuck;
+pub mod tally;
 pub mod tcp;
 pub mod tool;
 pub mod traffic;

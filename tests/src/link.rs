@@ -131,6 +131,28 @@ impl Link {
     }
 }
 
+/// Sets a device of the thread's namespace up, as `ip link set up` does, without a program.
+#[track_caller]
+pub fn set_up(device: &str) {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap_or_else(|error| panic!("a socket: {error}"));
+    // SAFETY: All zeroes are a request for a device without a name.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: The request is what this takes, and its name ends with NUL, as devices' names are short.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    Errno::result(result).unwrap_or_else(|error| panic!("setting {device} up: {error}"));
+}
+
 #[track_caller]
 fn show(net: &Netns, device: &str) -> serde_json::Value {
     let answer = net.run(|| tool::run("ip", &["-j", "link", "show", "dev", device]));

@@ -97,9 +97,13 @@ pub fn object() -> String {
 
 /// Loads kstat, and returns what the kernel says.
 #[track_caller]
-pub fn load(_turn: &Turn, parameters: &str) -> Result<(), Errno> {
-    let path = object();
-    let object = File::open(&path).unwrap_or_else(|error| panic!("opening {path}: {error}"));
+pub fn load(turn: &Turn, parameters: &str) -> Result<(), Errno> {
+    load_from(turn, &file::reader(&object()), parameters)
+}
+
+/// The same, with the file of the module open already.
+#[track_caller]
+pub fn load_from(_turn: &Turn, object: &File, parameters: &str) -> Result<(), Errno> {
     let parameters = CString::new(parameters).expect("parameters have no NUL");
 
     // SAFETY: The descriptor is open, and the string ends with NUL.

@@ -2,7 +2,11 @@
 
 //! Network namespaces, and work that is done in them.
 
-use crate::file;
+use crate::{
+    file,
+    memory,
+    wait, //
+};
 use nix::sched::{
     setns,
     unshare,
@@ -62,6 +66,22 @@ impl Default for Netns {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How many there are, with those that are being torn down.
+#[track_caller]
+pub fn count() -> u64 {
+    memory::objects_of("net_namespace")
+}
+
+/// Returns when there are no more than so many: the kernel keeps none of those that were made since.
+#[track_caller]
+pub fn await_count(before: u64) {
+    // The memory of the last ones is freed when the next one is cleaned up.
+    wait::until("the namespaces were freed", || {
+        drop(Netns::new());
+        count() <= before + 2
+    });
 }
 
 /// Does `work` in a thread of its own, so that what it changes of itself ends with it.

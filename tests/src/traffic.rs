@@ -21,7 +21,11 @@ use std::{
         self,
         JoinHandle, //
     },
+    time::Duration, //
 };
+
+/// How long a sender sleeps between bursts.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// TCP packets from every CPU, until this is stopped or dropped.
 pub struct Traffic {
@@ -31,7 +35,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub(crate) fn new(wire: Arc<Wire>) -> Self {
+    /// After each burst of so many packets, a sender sleeps.
+    pub(crate) fn new(wire: Arc<Wire>, burst: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let senders = (0..cpu::count())
@@ -42,13 +47,16 @@ impl Traffic {
                     cpu::stay_on(cpu);
                     let both = [packet::tcp4(), packet::tcp6()];
 
-                    for packet in both.iter().cycle() {
+                    for (i, packet) in (1..).zip(both.iter().cycle()) {
                         if stop.load(Ordering::SeqCst) {
                             break;
                         }
                         wire.send(packet)
                             .unwrap_or_else(|error| panic!("sending on CPU {cpu}: {error}"));
                         sent.fetch_add(1, Ordering::SeqCst);
+                        if i % burst == 0 {
+                            thread::sleep(PAUSE);
+                        }
                     }
                 })
             })

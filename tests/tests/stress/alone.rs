@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Each thing that can be done to kstat, again and again, while packets flow on all CPUs.
+
+use kstat_tests::{
+    file::{
+        self,
+        COUNTER,
+        NOUT, //
+    },
+    host::Host,
+    link,
+    meanwhile::while_repeating,
+    module::{
+        self,
+        Kstat, //
+    },
+    neighbours::Neighbours,
+    netns::{
+        self,
+        Netns, //
+    },
+    rcu,
+    tally::{
+        did,
+        times, //
+    },
+    turn::Turn,
+    wait, //
+};
+use std::{
+    fs::OpenOptions,
+    net::{
+        Ipv4Addr,
+        TcpStream, //
+    },
+};
+
+#[test]
+fn loading_and_unloading() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let busy = Host::new(&turn);
+    let quiet = Host::new(&turn);
+    let traffic = busy.bursts();
+    let rounds = times(620);
+
+    for round in 0..rounds {
+        // Every other time there is nothing hooked when it is unloaded.
+        let start = round % 2;
+        module::load(&turn, &format!("start={start} counter=1"))
+            .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+        quiet.send_tcp(1);
+        assert_eq!(quiet.nout(), start, "nout in round {round}");
+        module::unload(&turn).unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+    }
+    traffic.stop();
+    did(rounds, "loads and unloads");
+}
+
+#[test]
+fn starting_and_stopping() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let kstat = Kstat::load(&turn, "counter=1");
+    let busy = Host::new(&turn);
+    let quiet = Host::new(&turn);
+    let nout = quiet.open(NOUT, OpenOptions::new().read(true));
+    let traffic = busy.bursts();
+    let rounds = times(7000);
+
+    for round in 0..rounds {
+        kstat.start();
+        quiet.send_tcp(1);
+        assert_eq!(file::reread(NOUT, &nout), round + 1, "started");
+        kstat.stop();
+        quiet.send_tcp(1);
+        assert_eq!(file::reread(NOUT, &nout), round + 1, "stopped");
+    }
+    traffic.stop();
+    did(rounds, "starts and stops");
+}
+
+#[test]
+fn setting_n_and_reading() {
+    let turn = Turn::take();
+    let _kstat = Kstat::started(&turn, "");
+    let host = Host::new(&turn);
+    let traffic = host.bursts();
+    let rounds = times(1000);
+    let reader = || {
+        let nout = host.open(NOUT, OpenOptions::new().read(true));
+        let mut last = 0;
+        move || {
+            let now = file::reread(NOUT, &nout);
+            assert!(now >= last, "nout went back from {last} to {now}");
+            last = now;
+        }
+    };
+    let read_often = || {
+        let mut read = reader();
+        (0..100).for_each(|_| read());
+    };
+
+    while_repeating(&[&read_often], || {
+        let mut read = reader();
+        for n in 1..=rounds {
+            host.set_counter(n);
+            assert_eq!(host.counter(), n);
+            read();
+        }
+    });
+    let sent = traffic.stop();
+    host.set_counter(1);
+    assert_eq!(host.nout(), sent, "(right: what was sent)");
+    did(rounds, "settings of N, and readings of counter and nout");
+}
+
+#[test]
+fn namespaces_that_come_and_go() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    let before = netns::count();
+    let busy = Host::new(&turn);
+    let traffic = busy.bursts();
+    let rounds = times(620);
+
+    for _ in 0..rounds {
+        Netns::new().run(|| {
+            link::set_up("lo");
+            // Nobody listens there: a SYN and a RST.
+            TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).expect_err("nobody listens");
+            assert_eq!(file::number(NOUT), 2, "nout of a new namespace");
+        });
+    }
+    traffic.stop();
+    drop(busy);
+    netns::await_count(before);
+    did(rounds, "namespaces made and destroyed");
+}
+
+#[test]
+fn namespaces_that_go_while_packets_make_them_answer() {
+    const AT_ONCE: usize = 10;
+
+    let turn = Turn::take();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    let before = netns::count();
+    let rounds = times(4);
+
+    for _ in 0..rounds {
+        let neighbours = Neighbours::new(&turn, AT_ONCE);
+        let knock = || neighbours.knock();
+
+        while_repeating(&[&knock, &knock], || {
+            neighbours.visit(|| {
+                wait::until("its answers were counted", || file::number(NOUT) > 3);
+                file::put(COUNTER, "7").expect("setting N");
+            });
+            neighbours.leave();
+        });
+    }
+    netns::await_count(before);
+    did(
+        rounds * AT_ONCE as u64,
+        "namespaces made, and destroyed while they answered",
+    );
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unloading while descriptors of kstat's files are open: half read, being read, stuck in a write,
+//! in another namespace's hands; and all of them afterwards.
+
+use kstat_tests::{
+    file::{
+        self,
+        COUNTER,
+        NOUT, //
+    },
+    host::Host,
+    meanwhile::while_repeating,
+    module::{
+        self,
+        Kstat, //
+    },
+    netns::{
+        self,
+        Netns, //
+    },
+    rcu,
+    stuck::StuckWrite,
+    tally::{
+        did,
+        times, //
+    },
+    turn::Turn,
+    wait, //
+};
+use nix::errno::Errno;
+use std::{
+    fs::{
+        File,
+        OpenOptions, //
+    },
+    os::unix::fs::FileExt,
+    thread, //
+};
+
+/// Reads a descriptor until the module is gone; asserts that it then stays so.
+fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
+    // Not by a seek and a read: seeking says EINVAL then.
+    let read = || {
+        let mut text = [0; 32];
+        let length = descriptor.read_at(&mut text, 0).map_err(file::errno)?;
+        Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    };
+    let mut readings = 0;
+
+    loop {
+        match read() {
+            Ok(text) => {
+                file::parse(path, &text);
+                readings += 1;
+            }
+            Err(Errno::EIO) => break,
+            Err(error) => panic!("reading {path}: {error}"),
+        }
+    }
+    assert_eq!(read(), Err(Errno::EIO), "{path}, again");
+    readings
+}
+
+#[test]
+fn unloading_with_descriptors_in_every_state() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let before = netns::count();
+    let rounds = times(25);
+    let mut readings = 0;
+
+    {
+        let busy = Host::new(&turn);
+        let traffic = busy.bursts();
+
+        for _ in 0..rounds {
+            let kstat = Kstat::started(&turn, "counter=1");
+            let other = Netns::new();
+            let read_write = {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true);
+                options
+            };
+            let mut nout = vec![];
+            let mut counter = vec![];
+            // Some are of a namespace that nothing but a descriptor keeps.
+            for net in [busy.net(), &Netns::new()] {
+                for _ in 0..3 {
+                    nout.push(net.run(|| file::reader(NOUT)));
+                    counter.push(net.run(|| file::open(COUNTER, &read_write)));
+                }
+            }
+            for half_read in nout.iter().chain(&counter).step_by(3) {
+                half_read.read_at(&mut [0], 0).expect("a byte");
+            }
+            let stuck = StuckWrite::new(busy.open(COUNTER, &read_write), 2);
+            kstat.forget();
+
+            thread::scope(|scope| {
+                let readers: Vec<_> = [(NOUT, &nout), (COUNTER, &counter)]
+                    .into_iter()
+                    .flat_map(|(path, files)| files.iter().map(move |file| (path, file)))
+                    .map(|(path, descriptor)| {
+                        let other = &other;
+                        scope.spawn(move || other.run(|| read_to_the_end(path, descriptor)))
+                    })
+                    .collect();
+                let unloading = scope.spawn(|| module::unload(&turn));
+
+                // Which waits for who is in a write.
+                wait::until("the files were gone", || !file::exists(NOUT));
+                assert_eq!(stuck.finish(b"7\n"), Ok(2), "the write that was waited for");
+                assert_eq!(unloading.join().expect("unloading"), Ok(()));
+                for reader in readers {
+                    readings += reader.join().expect("a reader failed");
+                }
+            });
+            for counter in &counter {
+                assert_eq!(file::write(counter, b"7\n"), Err(Errno::EIO));
+            }
+        }
+        traffic.stop();
+    }
+    netns::await_count(before);
+    did(rounds, "loads and unloads");
+    did(rounds * 12, "descriptors that outlived the module");
+    did(readings, "readings of counter and nout");
+}
+
+#[test]
+fn descriptors_that_keep_their_namespace_and_let_it_go() {
+    let turn = Turn::take();
+    let kstat = Kstat::started(&turn, "counter=1");
+    let before = netns::count();
+    let rounds = times(60);
+    let open_and_close = || {
+        for path in [NOUT, COUNTER] {
+            let descriptor = Netns::new().run(|| file::reader(path));
+            file::reread(path, &descriptor);
+        }
+    };
+
+    while_repeating(&[&open_and_close], || {
+        (0..rounds).for_each(|_| open_and_close());
+    });
+    netns::await_count(before);
+    kstat.unload();
+    did(rounds * 2, "namespaces that a descriptor outlived");
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counting to the packet, where packets interrupt each other and CPUs come and go.
+
+use kstat_tests::{
+    cpu,
+    file,
+    host::Host,
+    meanwhile::while_repeating,
+    module::Kstat,
+    nft::Point,
+    tally::{
+        did,
+        times, //
+    },
+    tcp,
+    tool,
+    turn::Turn, //
+};
+use std::net::{
+    IpAddr,
+    Ipv4Addr, //
+};
+
+/// A host whose kernel sends TCP packets by itself, in softirqs that interrupt whoever is sending:
+/// its loopback is late, so what answers is set off by a timer.
+fn host_that_interrupts_itself(turn: &Turn) -> Host<'_> {
+    let host = Host::new(turn);
+
+    host.run(|| {
+        tool::run(
+            "tc",
+            &["qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"],
+        )
+    });
+    host
+}
+
+fn talk_to_itself(host: &Host<'_>) {
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    tcp::exchange(host.net(), host.net(), localhost, 200_000);
+}
+
+#[test]
+fn packets_that_interrupt_each_other() {
+    let turn = Turn::take();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    let host = host_that_interrupts_itself(&turn);
+    let nft = host.nft(Point::Output);
+    let rounds = times(30);
+
+    let traffic = host.traffic();
+    for _ in 0..rounds {
+        talk_to_itself(&host);
+    }
+    let sent = traffic.stop();
+    let packets = nft.assert_agrees_when_quiet();
+    assert!(packets > sent, "nothing interrupted the senders");
+    did(packets, "packets counted as nftables counts them");
+    did(packets - sent, "of these from TCP itself");
+}
+
+#[test]
+fn cpus_that_go_offline_and_online() {
+    let turn = Turn::take();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    let host = host_that_interrupts_itself(&turn);
+    let nft = host.nft(Point::Output);
+    let rounds = times(10);
+    let cpus = cpu::count();
+
+    // Not senders that stay on a CPU: that would have to be there.
+    let send = || host.send_tcp(100);
+    let talk = || talk_to_itself(&host);
+    let read = || assert!(host.nout() <= nft.packets().total());
+    while_repeating(&[&send, &talk, &read], || {
+        for _ in 0..rounds {
+            for on in ["0", "1"] {
+                for cpu in 1..cpus {
+                    file::put(&format!("/sys/devices/system/cpu/cpu{cpu}/online"), on)
+                        .unwrap_or_else(|error| panic!("CPU {cpu}, online={on}: {error}"));
+                }
+            }
+        }
+    });
+    did(
+        nft.assert_agrees_when_quiet(),
+        "packets counted as nftables counts them",
+    );
+    did(rounds * (cpus as u64 - 1), "CPUs offline and online again");
+}

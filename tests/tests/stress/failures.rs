@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that can fail does: first one by one until all succeeds, then by chance.
+//!
+//! That is every allocation and registration on the way, the kernel's own included. Whoever asked
+//! gets an error, or what was asked for; nothing is half done; the next try works. This takes a kernel
+//! that can make things fail (scripts/vm -k kasan).
+
+use kstat_tests::{
+    fault::{
+        Faults,
+        Nth, //
+    },
+    file::{
+        self,
+        COUNTER,
+        NOUT,
+        START, //
+    },
+    host::Host,
+    module::{
+        self,
+        Kstat, //
+    },
+    netns::{
+        self,
+        Netns, //
+    },
+    rcu,
+    tally::{
+        did,
+        times, //
+    },
+    turn::Turn, //
+};
+use nix::{
+    errno::Errno,
+    sched::{
+        unshare,
+        CloneFlags, //
+    },
+};
+use std::{
+    fmt::Debug,
+    fs::{
+        File,
+        OpenOptions, //
+    },
+    thread, //
+};
+
+/// Tries something with its first failure, its second, and so on, until it was done without any;
+/// `undo` is told how it ended.
+#[track_caller]
+fn fail_one_by_one<T: Debug>(
+    what: &str,
+    attempt: impl Fn() -> Result<T, Errno>,
+    mut check: impl FnMut(Result<T, Errno>),
+) {
+    // More than there are anywhere: what still fails then never succeeds.
+    const MOST: u32 = 100_000;
+
+    let nth = Nth::of_this_thread();
+    let mut failed = 0;
+
+    for n in 1..MOST {
+        let (injected, result) = nth.fail(n, &attempt);
+
+        if !injected {
+            let error = result.as_ref().err();
+            assert!(error.is_none(), "{what}, with nothing failing: {error:?}");
+            check(result);
+            did(
+                u64::from(n) - 1,
+                &format!("failures, one by one, while {what}"),
+            );
+            println!("{what}: {failed} of them made it fail");
+            assert!(failed > 0, "{what}: nothing ever failed");
+            return;
+        }
+        failed += u32::from(result.is_err());
+        check(result);
+    }
+    panic!("{what}: there is no end of what can fail");
+}
+
+/// Asserts that these hosts are counted, or are not.
+#[track_caller]
+fn assert_counted(hosts: &[Host<'_>], counted: bool) {
+    for host in hosts {
+        let before = host.nout();
+
+        host.send_tcp(2);
+        assert_eq!(host.nout() - before, if counted { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn loading() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let faults = Faults::allow();
+    let hosts = [Host::new(&turn), Host::new(&turn)];
+    let object = file::reader(&module::object());
+
+    for start in [true, false] {
+        let parameters = format!("start={} counter=1", u8::from(start));
+
+        fail_one_by_one(
+            &format!("loading with {parameters}"),
+            || module::load_from(&turn, &object, &parameters),
+            |result| match result {
+                Ok(()) => {
+                    assert_counted(&hosts, start);
+                    module::unload(&turn).expect("unloading");
+                }
+                Err(_) => assert!(
+                    !module::is_loaded(),
+                    "it failed, but there is something left"
+                ),
+            },
+        );
+    }
+    drop(faults);
+}
+
+#[test]
+fn starting() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let faults = Faults::allow();
+    let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
+    let kstat = Kstat::load(&turn, "counter=1");
+
+    fail_one_by_one(
+        "starting",
+        || file::put(START, "1"),
+        |result| {
+            assert_eq!(kstat.is_started(), result.is_ok(), "start says");
+            assert_counted(&hosts, result.is_ok());
+            kstat.stop();
+            assert_counted(&hosts, false);
+        },
+    );
+    drop(faults);
+    kstat.unload();
+}
+
+#[test]
+fn making_a_namespace() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let before = netns::count();
+    let faults = Faults::allow();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    // All that the kernel's own parts of a namespace take is a thousand allocations.
+    faults.only_in_kstat();
+
+    // In a thread that may leave its namespace for good.
+    thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            fail_one_by_one(
+                "making a namespace (those of kstat's)",
+                || unshare(CloneFlags::CLONE_NEWNET),
+                |result| {
+                    if result.is_ok() {
+                        assert_counted(&[Host::with_netns(&turn, Netns::current())], true);
+                    }
+                },
+            )
+        });
+        made.join().expect("the thread failed");
+    });
+    drop(faults);
+    netns::await_count(before);
+}
+
+#[test]
+fn opening_reading_and_writing() {
+    let turn = Turn::take();
+    let before = netns::count();
+    let faults = Faults::allow();
+    let _kstat = Kstat::started(&turn, "counter=1");
+    let host = Host::new(&turn);
+
+    host.run(|| {
+        for (path, write) in [(NOUT, false), (COUNTER, false), (COUNTER, true)] {
+            let mut options = OpenOptions::new();
+            options.read(true).write(write);
+
+            fail_one_by_one(
+                &format!(
+                    "opening {path}, {}",
+                    if write { "to write" } else { "to read" }
+                ),
+                || -> Result<(File, String), Errno> {
+                    let descriptor = options.open(path).map_err(file::errno)?;
+                    let text = file::try_reread(&descriptor)?;
+                    if write {
+                        nix::sys::uio::pwrite(&descriptor, b"7", 0)?;
+                    }
+                    Ok((descriptor, text))
+                },
+                |result| {
+                    let n = file::number(COUNTER);
+
+                    assert!(n == 1 || (n == 7 && write), "N is {n}");
+                    if let Ok((descriptor, text)) = result {
+                        assert_eq!(file::parse(path, &text), if path == NOUT { 0 } else { 1 });
+                        file::parse(path, &file::try_reread(&descriptor).expect("reading"));
+                    }
+                    file::put(COUNTER, "1").expect("setting N");
+                },
+            );
+        }
+    });
+    drop((host, faults));
+    netns::await_count(before);
+}
+
+#[test]
+fn by_chance() {
+    // Loading takes some hundred allocations.
+    const ONE_IN: u32 = 500;
+
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let before = netns::count();
+    let rounds = times(100);
+    let (mut loads, mut failed) = (0, 0);
+
+    {
+        let faults = Faults::allow();
+        let hosts = [Host::new(&turn), Host::new(&turn)];
+        let traffic = Host::new(&turn).bursts();
+        let object = file::reader(&module::object());
+        let mut count = |result: Result<(), Errno>| {
+            failed += u64::from(result.is_err());
+            result
+        };
+
+        for round in 0..rounds {
+            thread::scope(|scope| {
+                scope
+                    .spawn(|| {
+                        let result = faults
+                            .at_random(ONE_IN, || module::load_from(&turn, &object, "counter=1"));
+                        if count(result).is_err() {
+                            assert!(
+                                !module::is_loaded(),
+                                "it failed, but there is something left"
+                            );
+                            return;
+                        }
+                        loads += 1;
+
+                        // Each may fail; what has not is so.
+                        let started = faults.at_random(ONE_IN, || file::put(START, "1"));
+                        assert_counted(&hosts, count(started).is_ok());
+                        let _ =
+                            count(faults.at_random(ONE_IN, || unshare(CloneFlags::CLONE_NEWNET)));
+                        let _ = count(faults.at_random(ONE_IN, || file::put(COUNTER, "7")));
+                        let _ = count(faults.at_random(ONE_IN, || {
+                            std::fs::read(NOUT).map(drop).map_err(file::errno)
+                        }));
+                        let stopped = faults.at_random(ONE_IN, || file::put(START, "0"));
+                        if count(stopped).is_ok() {
+                            assert_counted(&hosts, false);
+                        }
+                        faults
+                            .at_random(ONE_IN, || module::unload(&turn))
+                            .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+                    })
+                    .join()
+                    .expect("the thread failed");
+            });
+        }
+        traffic.stop();
+        drop(faults);
+
+        let _kstat = Kstat::started(&turn, "counter=1");
+        assert_counted(&hosts, true);
+    }
+    netns::await_count(before);
+    assert!(failed > 0 && loads > 0, "{failed} failed, {loads} loads");
+    did(rounds, "rounds of failures by chance");
+    did(failed, "operations that failed in them");
+    did(loads, "loads and unloads");
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that can be done to kstat, at once.
+
+use kstat_tests::{
+    file::{
+        self,
+        COUNTER,
+        NOUT,
+        START, //
+    },
+    host::Host,
+    meanwhile::while_repeating,
+    module::{
+        self,
+        Kstat, //
+    },
+    neighbours::Neighbours,
+    netns::{
+        self,
+        Netns, //
+    },
+    rcu,
+    tally::{
+        did,
+        times, //
+    },
+    turn::Turn, //
+};
+use nix::errno::Errno;
+use std::{
+    fs,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+};
+
+/// How often something was done that a module which comes and goes may refuse.
+#[derive(Default)]
+struct Tries {
+    done: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Tries {
+    /// Counts one, which must have ended well, or with one of these.
+    #[track_caller]
+    fn count<T>(&self, what: &str, result: Result<T, Errno>, refusals: &[Errno]) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.done.fetch_add(1, Ordering::Relaxed);
+                Some(value)
+            }
+            Err(errno) if refusals.contains(&errno) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            Err(errno) => panic!("{what}: {errno}"),
+        }
+    }
+
+    fn tell(&self, what: &str) {
+        let (done, refused) = (
+            self.done.load(Ordering::Relaxed),
+            self.refused.load(Ordering::Relaxed),
+        );
+
+        assert!(done > 0, "no {what}, and {refused} refused");
+        did(done, what);
+        did(
+            refused,
+            &format!("{what} that were refused, as kstat came or went"),
+        );
+    }
+}
+
+#[test]
+fn everything_at_once() {
+    // Not there (yet, any more), or going.
+    const GONE: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
+
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let before = netns::count();
+    let rounds = times(40);
+    let [switches, settings, readings, namespaces]: [Tries; 4] = Default::default();
+
+    {
+        let host = Host::new(&turn);
+        let neighbours = Neighbours::new(&turn, 4);
+        let traffic = host.bursts();
+
+        let switch = || {
+            for text in ["1", "0"] {
+                let refusals = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
+                switches.count("writing start", file::put(START, text), &refusals);
+            }
+        };
+        let set = || {
+            host.run(|| {
+                for n in ["1", "7", "18446744073709551615"] {
+                    settings.count("writing counter", file::put(COUNTER, n), &GONE);
+                }
+            });
+        };
+        let read = || {
+            host.run(|| {
+                for path in [NOUT, COUNTER] {
+                    let text = fs::read_to_string(path).map_err(file::errno);
+                    if let Some(text) = readings.count("reading", text, &GONE) {
+                        file::parse(path, &text);
+                    }
+                }
+            });
+        };
+        let make_namespace = || {
+            Netns::new().run(|| {
+                let nout = fs::read_to_string(NOUT).map_err(file::errno);
+                if let Some(nout) = namespaces.count("reading", nout, &GONE) {
+                    assert_eq!(nout, "0\n", "nout of a new namespace");
+                }
+            });
+        };
+        let knock = || neighbours.knock();
+
+        while_repeating(&[&switch, &set, &read, &make_namespace, &knock], || {
+            for round in 0..rounds {
+                module::load(&turn, "start=1")
+                    .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+                let sent = traffic.sent();
+                traffic.wait_for(round % 20);
+                assert!(traffic.sent() >= sent);
+                module::unload(&turn)
+                    .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+            }
+        });
+        traffic.stop();
+
+        // And it is as good as new.
+        let _kstat = Kstat::started(&turn, "counter=1");
+        host.send_tcp(3);
+        assert_eq!(host.nout(), 3);
+    }
+    netns::await_count(before);
+    did(rounds, "loads and unloads");
+    switches.tell("starts and stops");
+    settings.tell("settings of N");
+    readings.tell("readings of counter and nout");
+    namespaces.tell("namespaces made and destroyed");
+}
+
+#[test]
+fn start_while_it_is_loaded_and_unloaded() {
+    let turn = Turn::take();
+    let _quick = rcu::Expedited::new();
+    let host = Host::new(&turn);
+    let traffic = host.bursts();
+    let rounds = times(100);
+    let switches = Tries::default();
+    let switch = |text| {
+        let refusals = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
+        switches.count("writing start", file::put(START, text), &refusals);
+    };
+    // Held by nobody but sysfs, this outlives the module.
+    let hold_and_start = || {
+        let Ok(start) = fs::OpenOptions::new().write(true).open(START) else {
+            return;
+        };
+        while switches
+            .count(
+                "writing start",
+                file::write(&start, b"1"),
+                &[Errno::EBUSY, Errno::ENODEV],
+            )
+            .is_some()
+        {}
+    };
+
+    while_repeating(&[&|| switch("1"), &|| switch("0"), &hold_and_start], || {
+        for round in 0..rounds {
+            module::load(&turn, "")
+                .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+            traffic.wait_for(5);
+            module::unload(&turn)
+                .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+            assert!(!module::is_loaded(), "there is something left of kstat");
+        }
+    });
+    traffic.stop();
+    assert_eq!(host.hooks(), [], "hooks of a module that is gone");
+    did(rounds, "loads and unloads");
+    switches.tell("starts and stops");
+}
