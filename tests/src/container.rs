@@ -4,6 +4,7 @@
 
 use crate::{
     daemon::Folder,
+    file,
     tool, //
 };
 use serde_json::json;
@@ -33,7 +34,7 @@ impl Container {
     #[track_caller]
     pub fn run(&self, script: &str) -> String {
         let path = self.0.path("config.json");
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let text = file::read(&path);
         let mut config: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"));
         config["process"]["terminal"] = json!(false);

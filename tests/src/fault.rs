@@ -13,8 +13,7 @@ use std::{
         File,
         OpenOptions, //
     },
-    os::unix::fs::FileExt,
-    path::Path, //
+    os::unix::fs::FileExt, //
 };
 
 const DEBUGFS: &str = "/sys/kernel/debug";
@@ -33,7 +32,8 @@ const FUNCTIONS: [(&str, &str); 6] = [
     ("single_open", ENOMEM),
 ];
 
-const ATTRIBUTES: [&str; 3] = ["failslab", "fail_page_alloc", "fail_function"];
+const ALLOCATIONS: [&str; 2] = ["failslab", "fail_page_alloc"];
+const ATTRIBUTES: [&str; 3] = [ALLOCATIONS[0], ALLOCATIONS[1], "fail_function"];
 
 /// While this is there, allocations and registrations of threads that ask for it can fail.
 pub struct Faults(());
@@ -46,10 +46,10 @@ impl Faults {
             panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
         });
 
-        if !Path::new("/sys/module/fail_points").exists() {
+        if !file::exists("/sys/module/fail_points") {
             tool::run("insmod", &[&format!("{tree}/debug-modules/fail_points.ko")]);
         }
-        for attribute in ["failslab", "fail_page_alloc"] {
+        for attribute in ALLOCATIONS {
             // Those that may sleep and reclaim memory can fail as well.
             set(&format!("{attribute}/ignore-gfp-wait"), "N");
         }
@@ -99,7 +99,7 @@ impl Faults {
             }
         }
 
-        for attribute in ["failslab", "fail_page_alloc"] {
+        for attribute in ALLOCATIONS {
             // Of every so many, one in ten.
             set(&format!("{attribute}/interval"), &(one_in / 10).to_string());
             set(&format!("{attribute}/probability"), "10");

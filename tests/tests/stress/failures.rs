@@ -50,7 +50,7 @@ use std::{
 };
 
 /// Tries something with its first failure, its second, and so on, until it was done without any;
-/// `undo` is told how it ended.
+/// `check` is told how each ended.
 #[track_caller]
 fn fail_one_by_one<T: Debug>(
     what: &str,

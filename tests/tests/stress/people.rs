@@ -51,7 +51,7 @@ const EIO: &str = "Input/output error";
 
 /// Has somebody try, who comes to be by these words before a command.
 fn have_try(host: &Host<'_>, who: &[&str]) -> BTreeMap<String, String> {
-    // The name of the file that is opened stands for the host's.
+    // Opened while it is root's, and root of the host.
     let open = r#"exec 9>/proc/kstat/counter; exec "$@""#;
     let args = [&["-c", open, "bash"], who, &["busybox", "sh", "-c", TRIES]].concat();
 

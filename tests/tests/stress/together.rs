@@ -75,6 +75,9 @@ impl Tries {
     }
 }
 
+/// `start` is not there (yet, any more), or kstat is going, or being loaded.
+const NOT_NOW: [Errno; 3] = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
+
 #[test]
 fn everything_at_once() {
     // Not there (yet, any more), or going.
@@ -93,8 +96,7 @@ fn everything_at_once() {
 
         let switch = || {
             for text in ["1", "0"] {
-                let refusals = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
-                switches.count("writing start", file::put(START, text), &refusals);
+                switches.count("writing start", file::put(START, text), &NOT_NOW);
             }
         };
         let set = || {
@@ -128,9 +130,7 @@ fn everything_at_once() {
             for round in 0..rounds {
                 module::load(&turn, "start=1")
                     .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
-                let sent = traffic.sent();
                 traffic.wait_for(round % 20);
-                assert!(traffic.sent() >= sent);
                 module::unload(&turn)
                     .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
             }
@@ -159,8 +159,7 @@ fn start_while_it_is_loaded_and_unloaded() {
     let rounds = times(100);
     let switches = Tries::default();
     let switch = |text| {
-        let refusals = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
-        switches.count("writing start", file::put(START, text), &refusals);
+        switches.count("writing start", file::put(START, text), &NOT_NOW);
     };
     // Held by nobody but sysfs, this outlives the module.
     let hold_and_start = || {
@@ -171,7 +170,7 @@ fn start_while_it_is_loaded_and_unloaded() {
             .count(
                 "writing start",
                 file::write(&start, b"1"),
-                &[Errno::EBUSY, Errno::ENODEV],
+                &[Errno::ENODEV, Errno::EBUSY],
             )
             .is_some()
         {}
