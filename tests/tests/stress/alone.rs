@@ -124,7 +124,7 @@ fn namespaces_that_come_and_go() {
     let before = netns::count();
     let busy = Host::new(&turn);
     let traffic = busy.bursts();
-    let rounds = times(620);
+    let rounds = times(700);
 
     for _ in 0..rounds {
         Netns::new().run(|| {

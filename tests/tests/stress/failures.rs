@@ -226,7 +226,7 @@ fn by_chance() {
     let turn = Turn::take();
     let _quick = rcu::Expedited::new();
     let before = netns::count();
-    let rounds = times(100);
+    let rounds = times(250);
     let (mut loads, mut failed) = (0, 0);
 
     {

@@ -211,7 +211,7 @@ fn to_counter_and_nout() {
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let nout = host.open(NOUT, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
-    let writes = times(6500).max(LEAST);
+    let writes = times(7000).max(LEAST);
     let (mut now, mut accepted) = (SIGN, 0);
 
     let traffic = host.bursts();

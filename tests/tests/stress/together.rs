@@ -25,7 +25,8 @@ use kstat_tests::{
         did,
         times, //
     },
-    turn::Turn, //
+    turn::Turn,
+    wait, //
 };
 use nix::errno::Errno;
 use std::{
@@ -58,6 +59,15 @@ impl Tries {
             }
             Err(errno) => panic!("{what}: {errno}"),
         }
+    }
+
+    /// Returns when so many more were done.
+    #[track_caller]
+    fn wait_for(&self, more: u64) {
+        let done = || self.done.load(Ordering::Relaxed);
+        let goal = done() + more;
+
+        wait::until("more was done meanwhile", || done() >= goal);
     }
 
     fn tell(&self, what: &str) {
@@ -130,7 +140,9 @@ fn everything_at_once() {
             for round in 0..rounds {
                 module::load(&turn, "start=1")
                     .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
-                traffic.wait_for(round % 20);
+                for tries in [&switches, &settings, &readings, &namespaces] {
+                    tries.wait_for(1 + round % 3);
+                }
                 module::unload(&turn)
                     .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
             }
