@@ -20,7 +20,7 @@ use kstat_tests::{
         self,
         Netns, //
     },
-    rcu,
+    setting,
     tally::{
         did,
         times, //
@@ -39,7 +39,7 @@ use std::{
 #[test]
 fn loading_and_unloading() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let busy = Host::new(&turn);
     let quiet = Host::new(&turn);
     let traffic = busy.bursts();
@@ -61,7 +61,7 @@ fn loading_and_unloading() {
 #[test]
 fn starting_and_stopping() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let kstat = Kstat::load(&turn, "counter=1");
     let busy = Host::new(&turn);
     let quiet = Host::new(&turn);
@@ -119,7 +119,7 @@ fn setting_n_and_reading() {
 #[test]
 fn namespaces_that_come_and_go() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let _kstat = Kstat::started(&turn, "counter=1");
     let before = netns::count();
     let busy = Host::new(&turn);

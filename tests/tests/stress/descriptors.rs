@@ -19,7 +19,7 @@ use kstat_tests::{
         self,
         Netns, //
     },
-    rcu,
+    setting,
     stuck::StuckWrite,
     tally::{
         did,
@@ -65,7 +65,7 @@ fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
 #[test]
 fn unloading_with_descriptors_in_every_state() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let before = netns::count();
     let rounds = times(25);
     let mut readings = 0;

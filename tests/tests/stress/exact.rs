@@ -4,11 +4,15 @@
 
 use kstat_tests::{
     cpu,
-    file,
+    file::{
+        self,
+        NOUT, //
+    },
     host::Host,
     meanwhile::while_repeating,
     module::Kstat,
     nft::Point,
+    setting,
     tally::{
         did,
         times, //
@@ -17,9 +21,12 @@ use kstat_tests::{
     tool,
     turn::Turn, //
 };
-use std::net::{
-    IpAddr,
-    Ipv4Addr, //
+use std::{
+    fs::OpenOptions,
+    net::{
+        IpAddr,
+        Ipv4Addr, //
+    },
 };
 
 /// A host whose kernel sends TCP packets by itself, in softirqs that interrupt whoever is sending:
@@ -49,11 +56,18 @@ fn packets_that_interrupt_each_other() {
     let host = host_that_interrupts_itself(&turn);
     let nft = host.nft(Point::Output);
     let rounds = times(30);
+    let _closely = setting::watch_closely();
+    let read_often = || {
+        let nout = host.open(NOUT, OpenOptions::new().read(true));
+        for _ in 0..100 {
+            file::reread(NOUT, &nout);
+        }
+    };
 
     let traffic = host.traffic();
-    for _ in 0..rounds {
-        talk_to_itself(&host);
-    }
+    while_repeating(&[&read_often, &read_often], || {
+        (0..rounds).for_each(|_| talk_to_itself(&host));
+    });
     let sent = traffic.stop();
     let packets = nft.assert_agrees_when_quiet();
     assert!(packets > sent, "nothing interrupted the senders");

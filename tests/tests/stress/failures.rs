@@ -26,7 +26,7 @@ use kstat_tests::{
         self,
         Netns, //
     },
-    rcu,
+    setting,
     tally::{
         did,
         times, //
@@ -98,7 +98,7 @@ fn assert_counted(hosts: &[Host<'_>], counted: bool) {
 #[test]
 fn loading() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
     let hosts = [Host::new(&turn), Host::new(&turn)];
     let object = file::reader(&module::object());
@@ -127,7 +127,7 @@ fn loading() {
 #[test]
 fn starting() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
     let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
     let kstat = Kstat::load(&turn, "counter=1");
@@ -149,7 +149,7 @@ fn starting() {
 #[test]
 fn making_a_namespace() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let before = netns::count();
     let faults = Faults::allow();
     let _kstat = Kstat::started(&turn, "counter=1");
@@ -224,7 +224,7 @@ fn by_chance() {
     const ONE_IN: u32 = 500;
 
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let before = netns::count();
     let rounds = times(250);
     let (mut loads, mut failed) = (0, 0);

@@ -16,8 +16,8 @@ use kstat_tests::{
         Kstat, //
     },
     nft::Point,
-    rcu,
     seed,
+    setting,
     tally::{
         did,
         times, //
@@ -290,7 +290,7 @@ fn bool(text: &[u8]) -> Option<bool> {
 #[test]
 fn to_start() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let kstat = Kstat::load(&turn, "counter=1");
     let busy = Host::new(&turn);
     let quiet = Host::new(&turn);
@@ -347,7 +347,7 @@ fn to_start() {
 #[test]
 fn to_the_loader() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let host = Host::new(&turn);
     let traffic = host.bursts();
     let mut random = seed::random();

@@ -20,7 +20,7 @@ use kstat_tests::{
         self,
         Netns, //
     },
-    rcu,
+    setting,
     tally::{
         did,
         times, //
@@ -94,7 +94,7 @@ fn everything_at_once() {
     const GONE: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
 
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let before = netns::count();
     let rounds = times(40);
     let [switches, settings, readings, namespaces]: [Tries; 4] = Default::default();
@@ -165,7 +165,7 @@ fn everything_at_once() {
 #[test]
 fn start_while_it_is_loaded_and_unloaded() {
     let turn = Turn::take();
-    let _quick = rcu::Expedited::new();
+    let _quick = setting::expedite_grace_periods();
     let host = Host::new(&turn);
     let traffic = host.bursts();
     let rounds = times(100);
