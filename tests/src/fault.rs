@@ -4,11 +4,11 @@
 
 use crate::{
     file,
+    linger::debug_module,
     tool, //
 };
 use nix::errno::Errno;
 use std::{
-    env,
     fs::{
         File,
         OpenOptions, //
@@ -42,12 +42,8 @@ impl Faults {
     /// Makes it possible. The debug kernel comes with the module that this needs.
     #[track_caller]
     pub fn allow() -> Self {
-        let tree = env::var("KSTAT_TREE").unwrap_or_else(|_| {
-            panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
-        });
-
         if !file::exists("/sys/module/fail_points") {
-            tool::run("insmod", &[&format!("{tree}/debug-modules/fail_points.ko")]);
+            tool::run("insmod", &[&debug_module("fail_points")]);
         }
         for attribute in ALLOCATIONS {
             // Those that may sleep and reclaim memory can fail as well.

@@ -16,6 +16,7 @@ pub mod file;
 pub mod host;
 pub mod identity;
 pub mod iptables;
+pub mod linger;
 pub mod link;
 pub mod log;
 pub mod meanwhile;

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Functions of the kernel's that take longer than usual, by a module of the debug kernels.
+
+use crate::{
+    file,
+    tool, //
+};
+use std::{
+    env,
+    time::Duration, //
+};
+
+/// Where the modules are that come with a debug kernel.
+#[track_caller]
+pub(crate) fn debug_module(name: &str) -> String {
+    let tree = env::var("KSTAT_TREE").unwrap_or_else(|_| {
+        panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
+    });
+
+    format!("{tree}/debug-modules/{name}.ko")
+}
+
+/// While this is there, who is in a hook of kstat's for IPv6 stays there for a time, before it looks at
+/// anything: what has to wait for it is seen if it does not.
+pub struct Linger(());
+
+impl Linger {
+    /// From now on. kstat is loaded, and stays so.
+    #[track_caller]
+    pub fn in_hooks(time: Duration) -> Self {
+        let symbols = file::read("/proc/kallsyms");
+        // The Rust compiler's names have the lengths of their parts before these.
+        let hooks: Vec<_> = symbols
+            .lines()
+            .filter(|line| line.ends_with("[kstat]"))
+            .filter_map(|line| line.split_whitespace().nth(2))
+            .filter(|name| name.contains("5kstat9netfilter") && name.contains("4ipv6"))
+            .collect();
+        let &[hook] = hooks.as_slice() else {
+            panic!("which is kstat's hook for IPv6? {hooks:?}");
+        };
+
+        tool::run(
+            "insmod",
+            &[
+                &debug_module("linger"),
+                &format!("function=kstat:{hook}"),
+                &format!("milliseconds={}", time.as_millis()),
+            ],
+        );
+        Self(())
+    }
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        tool::run("rmmod", &["linger"]);
+    }
+}
