@@ -4,7 +4,7 @@
 
 use crate::{
     file,
-    linger::debug_module,
+    module,
     tool, //
 };
 use nix::errno::Errno;
@@ -43,7 +43,7 @@ impl Faults {
     #[track_caller]
     pub fn allow() -> Self {
         if !file::exists("/sys/module/fail_points") {
-            tool::run("insmod", &[&debug_module("fail_points")]);
+            tool::run("insmod", &[&module::debug_object("fail_points")]);
         }
         for attribute in ALLOCATIONS {
             // Those that may sleep and reclaim memory can fail as well.

@@ -90,6 +90,12 @@ pub fn put(path: &str, text: impl AsRef<[u8]>) -> Result<(), Errno> {
     write(&file, text.as_ref())
 }
 
+/// The same, which must be possible.
+#[track_caller]
+pub fn set(path: &str, text: &str) {
+    put(path, text).unwrap_or_else(|error| panic!("writing {text:?} to {path}: {error}"));
+}
+
 /// Reads the number in an open file again, from its start.
 #[track_caller]
 pub fn reread(path: &str, file: &File) -> u64 {

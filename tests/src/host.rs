@@ -183,8 +183,7 @@ impl<'t> Host<'t> {
     /// Sets N.
     #[track_caller]
     pub fn set_counter(&self, n: u64) {
-        self.run(|| file::put(file::COUNTER, format!("{n}\n")))
-            .unwrap_or_else(|error| panic!("setting counter to {n}: {error}"));
+        self.run(|| file::set(file::COUNTER, &format!("{n}\n")));
     }
 
     /// Opens one of kstat's files on this host.

@@ -4,22 +4,10 @@
 
 use crate::{
     file,
+    module,
     tool, //
 };
-use std::{
-    env,
-    time::Duration, //
-};
-
-/// Where the modules are that come with a debug kernel.
-#[track_caller]
-pub(crate) fn debug_module(name: &str) -> String {
-    let tree = env::var("KSTAT_TREE").unwrap_or_else(|_| {
-        panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
-    });
-
-    format!("{tree}/debug-modules/{name}.ko")
-}
+use std::time::Duration;
 
 /// While this is there, who is in a hook of kstat's for IPv6 stays there for a time, before it looks at
 /// anything: what has to wait for it is seen if it does not.
@@ -44,7 +32,7 @@ impl Linger {
         tool::run(
             "insmod",
             &[
-                &debug_module("linger"),
+                &module::debug_object("linger"),
                 &format!("function=kstat:{hook}"),
                 &format!("milliseconds={}", time.as_millis()),
             ],

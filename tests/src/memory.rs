@@ -23,8 +23,7 @@ impl Usage {
     pub fn now() -> Self {
         // Names in /proc and their inodes are kept for a while after the files are gone.
         // The kernel's log tells that somebody did this.
-        file::put("/proc/sys/vm/drop_caches", "2")
-            .unwrap_or_else(|error| panic!("dropping the caches: {error}"));
+        file::set("/proc/sys/vm/drop_caches", "2");
         shrink_slabs();
 
         Self {
@@ -55,8 +54,7 @@ fn shrink_slabs() {
         let cache = cache.unwrap_or_else(|error| panic!("listing {CACHES}: {error}"));
         let shrink = cache.path().join("shrink");
 
-        file::put(&shrink.to_string_lossy(), "1")
-            .unwrap_or_else(|error| panic!("shrinking {}: {error}", shrink.display()));
+        file::set(&shrink.to_string_lossy(), "1");
     }
 }
 

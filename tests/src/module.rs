@@ -45,13 +45,13 @@ impl<'t> Kstat<'t> {
     /// Starts counting.
     #[track_caller]
     pub fn start(&self) {
-        file::put(file::START, "1\n").unwrap_or_else(|error| panic!("starting: {error}"));
+        file::set(file::START, "1\n");
     }
 
     /// Stops counting.
     #[track_caller]
     pub fn stop(&self) {
-        file::put(file::START, "0\n").unwrap_or_else(|error| panic!("stopping: {error}"));
+        file::set(file::START, "0\n");
     }
 
     /// What `start` says.
@@ -93,6 +93,16 @@ pub fn object() -> String {
     env::var("KSTAT_KO").unwrap_or_else(|_| {
         panic!("KSTAT_KO does not name kstat.ko: these tests are for a guest (see scripts/vm)")
     })
+}
+
+/// Where the module of that name is that comes with a debug kernel.
+#[track_caller]
+pub fn debug_object(name: &str) -> String {
+    let tree = env::var("KSTAT_TREE").unwrap_or_else(|_| {
+        panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
+    });
+
+    format!("{tree}/debug-modules/{name}.ko")
 }
 
 /// Loads kstat, and returns what the kernel says.

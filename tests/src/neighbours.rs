@@ -64,8 +64,7 @@ impl<'t> Neighbours<'t> {
         let namespace = || {
             let net = Netns::new();
             // An address is good at once, and nobody is asked whether it is another's.
-            net.run(|| file::put("/proc/sys/net/ipv6/conf/default/accept_dad", "0"))
-                .unwrap_or_else(|error| panic!("accept_dad: {error}"));
+            net.run(|| file::set("/proc/sys/net/ipv6/conf/default/accept_dad", "0"));
             net
         };
         let here = namespace();

@@ -64,8 +64,7 @@ impl<'t> Network<'t> {
                 far.path()
             ));
             for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                file::put(&format!("/proc/sys/net/{forwarding}"), "1")
-                    .unwrap_or_else(|error| panic!("setting {forwarding}: {error}"));
+                file::set(&format!("/proc/sys/net/{forwarding}"), "1");
             }
         });
         for (host, ipv4, ipv6) in [

@@ -16,20 +16,15 @@ impl Setting {
     pub fn new(path: &'static str, value: &str) -> Self {
         let usual = file::read(path);
 
-        set(path, value);
+        file::set(path, value);
         Self { path, usual }
     }
 }
 
 impl Drop for Setting {
     fn drop(&mut self) {
-        set(self.path, &self.usual);
+        file::set(self.path, &self.usual);
     }
-}
-
-#[track_caller]
-fn set(path: &str, value: &str) {
-    file::put(path, value).unwrap_or_else(|error| panic!("writing {value:?} to {path}: {error}"));
 }
 
 /// Has RCU's grace periods end as soon as they can, at the expense of all CPUs: a hundred times as many

@@ -329,7 +329,7 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
             while_repeating(&readers, || {
                 for _ in 0..count {
                     module::load(&turn, "counter=1").expect("loading kstat");
-                    file::put(START, "1\n").expect("starting");
+                    file::set(START, "1\n");
                     host.send_tcp(10);
                     assert_eq!(file::number(NOUT), 10, "packets of a round");
                     drop(Netns::new());

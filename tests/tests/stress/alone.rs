@@ -12,10 +12,7 @@ use kstat_tests::{
     linger::Linger,
     link,
     meanwhile::while_repeating,
-    module::{
-        self,
-        Kstat, //
-    },
+    module::Kstat,
     neighbours::Neighbours,
     netns::{
         self,
@@ -35,7 +32,7 @@ use std::{
         Ipv4Addr,
         TcpStream, //
     },
-    time::Duration,
+    time::Duration, //
 };
 
 #[test]
@@ -50,11 +47,10 @@ fn loading_and_unloading() {
     for round in 0..rounds {
         // Every other time there is nothing hooked when it is unloaded.
         let start = round % 2;
-        module::load(&turn, &format!("start={start} counter=1"))
-            .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+        let kstat = Kstat::load(&turn, &format!("start={start} counter=1"));
         quiet.send_tcp(1);
         assert_eq!(quiet.nout(), start, "nout in round {round}");
-        module::unload(&turn).unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+        kstat.unload();
     }
     traffic.stop();
     did(rounds, "loads and unloads");
@@ -160,7 +156,7 @@ fn namespaces_that_go_while_packets_make_them_answer() {
         while_repeating(&[&knock, &knock], || {
             neighbours.visit(|| {
                 wait::until("its answers were counted", || file::number(NOUT) > 3);
-                file::put(COUNTER, "7").expect("setting N");
+                file::set(COUNTER, "7");
             });
             neighbours.leave();
         });

@@ -92,8 +92,7 @@ fn cpus_that_go_offline_and_online() {
         for _ in 0..rounds {
             for on in ["0", "1"] {
                 for cpu in 1..cpus {
-                    file::put(&format!("/sys/devices/system/cpu/cpu{cpu}/online"), on)
-                        .unwrap_or_else(|error| panic!("CPU {cpu}, online={on}: {error}"));
+                    file::set(&format!("/sys/devices/system/cpu/cpu{cpu}/online"), on);
                 }
             }
         }

@@ -138,13 +138,11 @@ fn everything_at_once() {
 
         while_repeating(&[&switch, &set, &read, &make_namespace, &knock], || {
             for round in 0..rounds {
-                module::load(&turn, "start=1")
-                    .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+                let kstat = Kstat::started(&turn, "");
                 for tries in [&switches, &settings, &readings, &namespaces] {
                     tries.wait_for(1 + round % 3);
                 }
-                module::unload(&turn)
-                    .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+                kstat.unload();
             }
         });
         traffic.stop();
@@ -189,12 +187,10 @@ fn start_while_it_is_loaded_and_unloaded() {
     };
 
     while_repeating(&[&|| switch("1"), &|| switch("0"), &hold_and_start], || {
-        for round in 0..rounds {
-            module::load(&turn, "")
-                .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
+        for _ in 0..rounds {
+            let kstat = Kstat::load(&turn, "");
             traffic.wait_for(5);
-            module::unload(&turn)
-                .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
+            kstat.unload();
             assert!(!module::is_loaded(), "there is something left of kstat");
         }
     });
