@@ -102,7 +102,7 @@ pub fn debug_object(name: &str) -> String {
         panic!("KSTAT_TREE does not name a debug kernel's folder: these tests are for scripts/vm -k kasan")
     });
 
-    format!("{tree}/debug-modules/{name}.ko")
+    format!("{tree}/kstat-modules/{name}.ko")
 }
 
 /// Loads kstat, and returns what the kernel says.

@@ -11,18 +11,18 @@
 #include <linux/bitmap.h>
 #include <linux/debugfs.h>
 #include <linux/instruction_pointer.h>
+#include <linux/kcov.h>
 #include <linux/module.h>
 #include <linux/notifier.h>
 #include <linux/seq_file.h>
 
-#define MAX_SIZE	(1UL << 18)
+#define MAX_SIZE	BIT(18)
 
 static DECLARE_BITMAP(reached, MAX_SIZE);
 static unsigned long text, size;
 static struct dentry *file;
 
 /* Modules are laid out alike whenever they are loaded: an offset will do. */
-void __sanitizer_cov_trace_pc(void);
 void notrace __sanitizer_cov_trace_pc(void)
 {
 	unsigned long offset = _RET_IP_ - READ_ONCE(text);
