@@ -8,6 +8,11 @@
 //! had here only.
 
 use crate::{
+    netfilter::Point,
+    options::{
+        FirstStep,
+        Hook, //
+    },
     param::{
         Origin,
         Param, //
@@ -58,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_step_is_a_decimal_number_from_1() {
-        assert!(Step::parse(b"1") == Ok(Step::new(1).unwrap_or(Step::DEFAULT)));
+        assert!(Step::parse(b"1").is_ok_and(|step| step.get().get() == 1));
         assert!(Step::parse(b" \t\n\x0b\x0c\r0020\n").is_ok_and(|step| step.get().get() == 20));
         assert!(Step::parse(b"18446744073709551615").is_ok_and(|step| step.get().get() == MAX));
         assert!(Step::parse(b"18446744073709551616") == Err(ParseError::TooLarge));
@@ -77,6 +82,31 @@ mod tests {
         ] {
             assert!(Step::parse(text) == Err(ParseError::Invalid));
         }
+    }
+
+    #[test]
+    fn counter_is_a_step_or_stays_what_it_is() {
+        let mut counter = FirstStep::DEFAULT;
+
+        assert!(counter.set(c"20", Origin::Load).is_ok());
+        assert!(counter.get().get().get() == 20);
+        assert!(counter.set(c"0", Origin::Load) == Err(EINVAL));
+        assert!(counter.set(c"18446744073709551616", Origin::Load) == Err(ERANGE));
+        assert!(counter.get().get().get() == 20);
+    }
+
+    #[test]
+    fn hook_is_one_of_two_or_stays_what_it_is() {
+        let mut hook = Hook::DEFAULT;
+
+        assert!(matches!(hook.get(), Point::LocalOut));
+        assert!(hook.set(c"post_routing", Origin::Load).is_ok());
+        for text in [c"", c"local", c"local_outx", c"LOCAL_OUT", c"\xff"] {
+            assert!(hook.set(text, Origin::Load) == Err(EINVAL));
+            assert!(matches!(hook.get(), Point::PostRouting));
+        }
+        assert!(hook.set(c"local_out", Origin::Load).is_ok());
+        assert!(matches!(hook.get(), Point::LocalOut));
     }
 
     #[test]

@@ -23,23 +23,33 @@ use kernel::{
 };
 
 /// The parameter `counter`.
-pub(crate) static COUNTER: Locked<FirstStep> = Locked::new(FirstStep(Step::DEFAULT));
+pub(crate) static COUNTER: Locked<FirstStep> = Locked::new(FirstStep::DEFAULT);
 
 /// The parameter `hook`.
-pub(crate) static HOOK: Locked<Hook> = Locked::new(Hook(Point::LocalOut));
+pub(crate) static HOOK: Locked<Hook> = Locked::new(Hook::DEFAULT);
 
 /// The step that every network namespace has at first.
 pub(crate) fn counter() -> Step {
-    COUNTER.lock().0
+    COUNTER.lock().get()
 }
 
 /// Where packets are to be seen.
 pub(crate) fn hook() -> Point {
-    HOOK.lock().0
+    HOOK.lock().get()
 }
 
 /// The value of `counter`.
 pub(crate) struct FirstStep(Step);
+
+impl FirstStep {
+    /// What it is if nobody says anything.
+    pub(crate) const DEFAULT: Self = Self(Step::DEFAULT);
+
+    /// The step.
+    pub(crate) fn get(&self) -> Step {
+        self.0
+    }
+}
 
 impl Param for FirstStep {
     fn set(&mut self, value: &CStr, _origin: Origin) -> Result {
@@ -72,8 +82,16 @@ impl From<ParseError> for Error {
 pub(crate) struct Hook(Point);
 
 impl Hook {
+    /// What it is if nobody says anything.
+    pub(crate) const DEFAULT: Self = Self(Point::LocalOut);
+
     const LOCAL_OUT: &'static str = "local_out";
     const POST_ROUTING: &'static str = "post_routing";
+
+    /// Where packets are to be seen.
+    pub(crate) fn get(&self) -> Point {
+        self.0
+    }
 }
 
 impl Param for Hook {

@@ -1,24 +1,115 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Lets the kernel's own fail_function (Documentation/fault-injection) make
- * fail what modules call to allocate per-CPU memory and to register things.
- * The kernel lists functions of its own that it can stand to see fail; these
- * are exported, and whoever calls them has to look at what they return.
+ * Has calls of kstat's fail that allocate per-CPU memory or register things,
+ * as /proc/PID/fail-nth tells: there they count as allocations do (see
+ * Documentation/fault-injection).
+ *
+ * The kernel's own fail_function cannot do that here. It needs a probe that is
+ * not optimized; that is a trap, which x86 handles as it does an NMI; and
+ * should_fail() asks for fail-nth in task context only.
+ *
+ * /sys/kernel/debug/fail_points/FUNCTION: how often it was made to fail.
  */
-#include <linux/error-injection.h>
+#include <linux/debugfs.h>
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
 #include <linux/module.h>
-#include <linux/netfilter.h>
-#include <linux/percpu.h>
-#include <linux/proc_fs.h>
-#include <linux/seq_file.h>
-#include <net/net_namespace.h>
+#include <linux/sched.h>
+#include <linux/string.h>
 
-ALLOW_ERROR_INJECTION(nf_register_net_hooks, ERRNO);
-ALLOW_ERROR_INJECTION(pcpu_alloc_noprof, NULL);
-ALLOW_ERROR_INJECTION(proc_create_data, NULL);
-ALLOW_ERROR_INJECTION(proc_mkdir, NULL);
-ALLOW_ERROR_INJECTION(register_pernet_subsys, ERRNO);
-ALLOW_ERROR_INJECTION(single_open, ERRNO);
+struct point {
+	struct kprobe probe;
+	long value;
+	u32 failed;
+};
 
-MODULE_DESCRIPTION("Lists functions for fail_function");
+static int enter(struct kprobe *probe, struct pt_regs *regs);
+static void after(struct kprobe *probe, struct pt_regs *regs, unsigned long flags);
+
+/* With a second handler a probe is not optimized, and the first can do more. */
+#define POINT(function, returned) {				\
+	.probe = {						\
+		.symbol_name = #function,			\
+		.pre_handler = enter,				\
+		.post_handler = after,				\
+	},							\
+	.value = (returned),					\
+}
+
+static struct point points[] = {
+	POINT(nf_register_net_hooks, -ENOMEM),
+	POINT(pcpu_alloc_noprof, 0),
+	POINT(proc_create_data, 0),
+	POINT(proc_mkdir, 0),
+	POINT(register_pernet_subsys, -ENOMEM),
+	POINT(single_open, -ENOMEM),
+};
+
+static struct dentry *folder;
+
+static bool is_kstats(unsigned long address)
+{
+	char name[KSYM_SYMBOL_LEN];
+
+	sprint_symbol(name, address);
+	return strstr(name, "[kstat]");
+}
+
+static int enter(struct kprobe *probe, struct pt_regs *regs)
+{
+	struct point *point = container_of(probe, struct point, probe);
+	unsigned int nth = READ_ONCE(current->fail_nth);
+	unsigned long caller = *(unsigned long *)regs->sp;
+
+	if (!nth || !is_kstats(caller))
+		return 0;
+	WRITE_ONCE(current->fail_nth, --nth);
+	if (nth)
+		return 0;
+
+	/* Back to where it was called. */
+	point->failed++;
+	regs_set_return_value(regs, point->value);
+	regs->ip = caller;
+	regs->sp += sizeof(caller);
+	return 1;
+}
+
+static void after(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+{
+}
+
+static int __init fail_points_init(void)
+{
+	int error, i;
+
+	for (i = 0; i < ARRAY_SIZE(points); i++) {
+		error = register_kprobe(&points[i].probe);
+		if (error)
+			goto unregister;
+	}
+
+	folder = debugfs_create_dir("fail_points", NULL);
+	for (i = 0; i < ARRAY_SIZE(points); i++)
+		debugfs_create_u32(points[i].probe.symbol_name, 0400, folder, &points[i].failed);
+	return 0;
+
+unregister:
+	while (i--)
+		unregister_kprobe(&points[i].probe);
+	return error;
+}
+module_init(fail_points_init);
+
+static void __exit fail_points_exit(void)
+{
+	int i;
+
+	debugfs_remove(folder);
+	for (i = 0; i < ARRAY_SIZE(points); i++)
+		unregister_kprobe(&points[i].probe);
+}
+module_exit(fail_points_exit);
+
+MODULE_DESCRIPTION("Has kstat's calls of the kernel fail");
 MODULE_LICENSE("GPL");

@@ -2,6 +2,7 @@
 
 //! The CPUs of the guest, and threads that stay on one.
 
+use crate::netns;
 use nix::{
     sched::{
         sched_setaffinity,
@@ -30,4 +31,13 @@ pub fn stay_on(cpu: usize) {
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
         .unwrap_or_else(|error| panic!("staying on CPU {cpu}: {error}"));
+}
+
+/// Does `work` on a CPU, in a thread of its own.
+#[track_caller]
+pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
+    netns::in_thread(|| {
+        stay_on(cpu);
+        work()
+    })
 }

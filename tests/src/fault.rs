@@ -7,33 +7,18 @@ use crate::{
     module,
     tool, //
 };
-use nix::errno::Errno;
 use std::{
     fs::{
         File,
         OpenOptions, //
     },
-    os::unix::fs::FileExt, //
+    os::unix::fs::FileExt,
+    thread, //
 };
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// As `fail_function` takes it.
-const ENOMEM: &str = "0xfffffffffffffff4";
-const NULL: &str = "0";
-
-/// What can fail beside allocations, by name, and what it returns then.
-const FUNCTIONS: [(&str, &str); 6] = [
-    ("nf_register_net_hooks", ENOMEM),
-    ("pcpu_alloc_noprof", NULL),
-    ("proc_create_data", NULL),
-    ("proc_mkdir", NULL),
-    ("register_pernet_subsys", ENOMEM),
-    ("single_open", ENOMEM),
-];
-
 const ALLOCATIONS: [&str; 2] = ["failslab", "fail_page_alloc"];
-const ATTRIBUTES: [&str; 3] = [ALLOCATIONS[0], ALLOCATIONS[1], "fail_function"];
 
 /// While this is there, allocations and registrations of threads that ask for it can fail.
 pub struct Faults(());
@@ -42,23 +27,15 @@ impl Faults {
     /// Makes it possible. The debug kernel comes with the module that this needs.
     #[track_caller]
     pub fn allow() -> Self {
-        if !file::exists("/sys/module/fail_points") {
-            tool::run("insmod", &[&module::debug_object("fail_points")]);
-        }
+        tool::run("insmod", &[&module::debug_object("fail_points")]);
         for attribute in ALLOCATIONS {
             // Those that may sleep and reclaim memory can fail as well.
             set(&format!("{attribute}/ignore-gfp-wait"), "N");
-        }
-        set("fail_page_alloc/min-order", "0");
-        for attribute in ATTRIBUTES {
             set(&format!("{attribute}/verbose"), "0");
             set(&format!("{attribute}/times"), "-1");
             set(&format!("{attribute}/task-filter"), "Y");
         }
-        for (function, value) in FUNCTIONS {
-            set("fail_function/inject", function);
-            set(&format!("fail_function/{function}/retval"), value);
-        }
+        set("fail_page_alloc/min-order", "0");
         Self(())
     }
 
@@ -73,7 +50,7 @@ impl Faults {
         // Modules lie apart, and none is so large.
         let end = start + (1 << 16);
 
-        for attribute in ATTRIBUTES {
+        for attribute in ALLOCATIONS {
             set(
                 &format!("{attribute}/require-start"),
                 &format!("{start:#x}"),
@@ -83,15 +60,28 @@ impl Faults {
         }
     }
 
+    /// Asserts that each of these functions was made to fail, when kstat called it, since
+    /// [`Self::allow`].
+    #[track_caller]
+    pub fn assert_failed(&self, functions: &[&str]) {
+        for function in functions {
+            let failed = file::number(&format!("{DEBUGFS}/fail_points/{function}"));
+
+            assert!(failed > 0, "{function}() was never made to fail");
+        }
+    }
+
     /// Does `work` with allocations of the calling thread failing by chance, one in so many.
     pub fn at_random<T>(&self, one_in: u32, work: impl FnOnce() -> T) -> T {
         struct Reset(File);
 
         impl Drop for Reset {
             fn drop(&mut self) {
-                self.0
-                    .write_at(b"0", 0)
-                    .unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+                let result = self.0.write_at(b"0", 0);
+
+                if !thread::panicking() {
+                    result.unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+                }
             }
         }
 
@@ -113,13 +103,25 @@ impl Faults {
 
 impl Drop for Faults {
     fn drop(&mut self) {
-        for attribute in ATTRIBUTES {
-            set(&format!("{attribute}/probability"), "0");
-            set(&format!("{attribute}/require-start"), "0");
-            set(&format!("{attribute}/require-end"), &u64::MAX.to_string());
+        let everywhere = u64::MAX.to_string();
+        let usual = ALLOCATIONS.iter().try_for_each(|attribute| {
+            [
+                ("probability", "0"),
+                ("require-start", "0"),
+                ("require-end", &everywhere),
+            ]
+            .iter()
+            .try_for_each(|(name, value)| {
+                file::put(&format!("{DEBUGFS}/{attribute}/{name}"), value)
+            })
+        });
+        let removed = tool::attempt("rmmod", &["fail_points"], "");
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            assert_eq!(usual, Ok(()), "having nothing fail");
+            assert!(removed.status.success(), "rmmod fail_points: {removed:?}");
         }
-        // Takes all functions away.
-        set("fail_function/inject", "\n");
     }
 }
 
@@ -162,12 +164,5 @@ impl Nth {
 
 #[track_caller]
 fn set(attribute: &str, value: &str) {
-    let path = format!("{DEBUGFS}/{attribute}");
-
-    match file::put(&path, value) {
-        Ok(()) => {}
-        // It is there from the last time.
-        Err(Errno::EBUSY) if attribute.ends_with("/inject") => {}
-        Err(error) => panic!("writing {value:?} to {path}: {error}"),
-    }
+    file::set(&format!("{DEBUGFS}/{attribute}"), value);
 }

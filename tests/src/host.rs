@@ -168,6 +168,11 @@ impl<'t> Host<'t> {
         Traffic::new(self.wire.clone(), 8)
     }
 
+    /// The same, a packet now and then, for what is slow enough by itself.
+    pub fn trickle(&self) -> Traffic {
+        Traffic::new(self.wire.clone(), 1)
+    }
+
     /// The count as the host's users see it.
     #[track_caller]
     pub fn nout(&self) -> u64 {

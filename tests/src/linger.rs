@@ -7,7 +7,10 @@ use crate::{
     module,
     tool, //
 };
-use std::time::Duration;
+use std::{
+    thread,
+    time::Duration, //
+};
 
 /// While this is there, who is in a hook of kstat's for IPv6 stays there for a time, before it looks at
 /// anything: what has to wait for it is seen if it does not.
@@ -43,6 +46,11 @@ impl Linger {
 
 impl Drop for Linger {
     fn drop(&mut self) {
-        tool::run("rmmod", &["linger"]);
+        let removed = tool::attempt("rmmod", &["linger"], "");
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            assert!(removed.status.success(), "rmmod linger: {removed:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Does `work` while each of `others` is done again and again, on a CPU of its own as long as there
-/// are some. It fails if any of them does.
+/// are some, and at least once. It fails if any of them does.
 #[track_caller]
 pub fn while_repeating<T>(others: &[&(dyn Fn() + Sync)], work: impl FnOnce() -> T) -> T {
     struct Done<'a>(&'a AtomicBool);
@@ -30,8 +30,11 @@ pub fn while_repeating<T>(others: &[&(dyn Fn() + Sync)], work: impl FnOnce() -> 
         for (i, other) in others.iter().enumerate() {
             scope.spawn(move || {
                 cpu::stay_on(i % cpus);
-                while !done.load(Ordering::SeqCst) {
+                loop {
                     other();
+                    if done.load(Ordering::SeqCst) {
+                        break;
+                    }
                 }
             });
         }

@@ -107,13 +107,13 @@ pub fn debug_object(name: &str) -> String {
 
 /// Loads kstat, and returns what the kernel says.
 #[track_caller]
-pub fn load(turn: &Turn, parameters: &str) -> Result<(), Errno> {
+pub fn load(turn: &Turn, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
     load_from(turn, &file::reader(&object()), parameters)
 }
 
 /// The same, with the file of the module open already.
 #[track_caller]
-pub fn load_from(_turn: &Turn, object: &File, parameters: &str) -> Result<(), Errno> {
+pub fn load_from(_turn: &Turn, object: &File, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
     let parameters = CString::new(parameters).expect("parameters have no NUL");
 
     // SAFETY: The descriptor is open, and the string ends with NUL.

@@ -74,6 +74,22 @@ pub fn count() -> u64 {
     memory::objects_of("net_namespace")
 }
 
+/// How many there are when those that are gone have been freed, as far as that can be had.
+#[track_caller]
+pub fn settled_count() -> u64 {
+    (0..4)
+        .map(|_| {
+            drop(Netns::new());
+            count()
+        })
+        .min()
+        .expect("some")
+}
+
+/// The fewest namespaces that show it if each is kept: of two, one cannot tell whether they are
+/// still being torn down.
+pub const ENOUGH: u64 = 8;
+
 /// Returns when there are no more than so many: the kernel keeps none of those that were made since.
 #[track_caller]
 pub fn await_count(before: u64) {

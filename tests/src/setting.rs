@@ -3,6 +3,7 @@
 //! Settings of the kernel's that are other than usual for as long as a test needs.
 
 use crate::file;
+use std::thread;
 
 /// A file of the kernel's that says something else until this is dropped.
 pub struct Setting {
@@ -23,7 +24,12 @@ impl Setting {
 
 impl Drop for Setting {
     fn drop(&mut self) {
-        file::set(self.path, &self.usual);
+        let result = file::put(self.path, &self.usual);
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            result.unwrap_or_else(|error| panic!("setting {} back: {error}", self.path));
+        }
     }
 }
 

@@ -110,6 +110,42 @@ fn a_guest_whose_kernel_reports_a_fault_fails_whatever_its_command_said() {
 }
 
 #[test]
+fn a_race_is_kstats_if_kstat_was_in_it_and_not_below_an_interrupt() {
+    let report = |frames: &[&str]| {
+        let lines = [
+            &[
+                "====================",
+                "BUG: KCSAN: data-race in a / b",
+                "read to 0x1 of 8 bytes by task 1:",
+            ],
+            frames,
+            &["===================="],
+        ];
+        let script: Vec<_> = lines
+            .concat()
+            .iter()
+            .map(|line| format!("echo '{line}' >/dev/kmsg\n"))
+            .collect();
+        vm(&["--", "sh", "-c", &script.concat()])
+    };
+
+    let others = report(&["a+0x1/0x2", "asm_sysvec+0x1/0x2", "hook+0x1/0x2 [kstat]"]);
+    let errors = text(&others.stderr);
+    assert_eq!(others.status.code(), Some(0), "{errors}");
+    assert!(errors.contains("KCSAN reported 1 races"), "{errors}");
+
+    let ours = report(&["hook+0x1/0x2 [kstat]", "asm_sysvec+0x1/0x2", "a+0x1/0x2"]);
+    let errors = text(&ours.stderr);
+    assert_eq!(ours.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("BUG: KCSAN: data-race"), "{errors}");
+
+    let amidst = report(&["a+0x1/0x2", "WARNING: on another CPU"]);
+    let errors = text(&amidst.stderr);
+    assert_eq!(amidst.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("WARNING: on another CPU"), "{errors}");
+}
+
+#[test]
 fn the_demo_shows_what_the_readme_says_and_agrees_with_nftables() {
     let output = vm(&["--", "../scripts/demo"]);
     let shown = text(&output.stdout);

@@ -66,8 +66,8 @@ fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
 fn unloading_with_descriptors_in_every_state() {
     let turn = Turn::take();
     let _quick = setting::expedite_grace_periods();
-    let before = netns::count();
-    let rounds = times(25);
+    let before = netns::settled_count();
+    let rounds = times(25).max(netns::ENOUGH);
     let mut readings = 0;
 
     {
@@ -91,8 +91,9 @@ fn unloading_with_descriptors_in_every_state() {
                     counter.push(net.run(|| file::open(COUNTER, &read_write)));
                 }
             }
-            for half_read in nout.iter().chain(&counter).step_by(3) {
-                half_read.read_at(&mut [0], 0).expect("a byte");
+            let half_read = || nout.iter().chain(&counter).step_by(3);
+            for descriptor in half_read() {
+                assert_eq!(descriptor.read_at(&mut [0], 0).expect("a byte"), 1);
             }
             let stuck = StuckWrite::new(busy.open(COUNTER, &read_write), 2);
             kstat.forget();
@@ -116,6 +117,10 @@ fn unloading_with_descriptors_in_every_state() {
                     readings += reader.join().expect("a reader failed");
                 }
             });
+            for descriptor in half_read() {
+                let rest = descriptor.read_at(&mut [0; 32], 1).map_err(file::errno);
+                assert_eq!(rest, Err(Errno::EIO), "the rest of the text");
+            }
             for counter in &counter {
                 assert_eq!(file::write(counter, b"7\n"), Err(Errno::EIO));
             }
@@ -132,8 +137,8 @@ fn unloading_with_descriptors_in_every_state() {
 fn descriptors_that_keep_their_namespace_and_let_it_go() {
     let turn = Turn::take();
     let kstat = Kstat::started(&turn, "counter=1");
-    let before = netns::count();
-    let rounds = times(60);
+    let before = netns::settled_count();
+    let rounds = times(60).max(netns::ENOUGH);
     let open_and_close = || {
         for path in [NOUT, COUNTER] {
             let descriptor = Netns::new().run(|| file::reader(path));

@@ -39,10 +39,12 @@ use nix::{
         unshare,
         CloneFlags, //
     },
+    sys::uio::pwrite,
 };
 use std::{
     fmt::Debug,
     fs::{
+        self,
         File,
         OpenOptions, //
     },
@@ -101,6 +103,7 @@ fn loading() {
     let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
     let hosts = [Host::new(&turn), Host::new(&turn)];
+    let traffic = Host::new(&turn).trickle();
     let object = file::reader(&module::object());
 
     for start in [true, false] {
@@ -108,7 +111,7 @@ fn loading() {
 
         fail_one_by_one(
             &format!("loading with {parameters}"),
-            || module::load_from(&turn, &object, &parameters),
+            || module::load_from(&turn, &object, parameters.as_str()),
             |result| match result {
                 Ok(()) => {
                     assert_counted(&hosts, start);
@@ -121,7 +124,14 @@ fn loading() {
             },
         );
     }
-    drop(faults);
+    traffic.stop();
+    faults.assert_failed(&[
+        "nf_register_net_hooks",
+        "pcpu_alloc_noprof",
+        "proc_create_data",
+        "proc_mkdir",
+        "register_pernet_subsys",
+    ]);
 }
 
 #[test]
@@ -130,6 +140,7 @@ fn starting() {
     let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
     let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
+    let traffic = Host::new(&turn).trickle();
     let kstat = Kstat::load(&turn, "counter=1");
 
     fail_one_by_one(
@@ -142,17 +153,18 @@ fn starting() {
             assert_counted(&hosts, false);
         },
     );
-    drop(faults);
-    kstat.unload();
+    traffic.stop();
+    faults.assert_failed(&["nf_register_net_hooks", "register_pernet_subsys"]);
 }
 
 #[test]
 fn making_a_namespace() {
     let turn = Turn::take();
     let _quick = setting::expedite_grace_periods();
-    let before = netns::count();
+    let before = netns::settled_count();
     let faults = Faults::allow();
     let _kstat = Kstat::started(&turn, "counter=1");
+    let traffic = Host::new(&turn).trickle();
     // All that the kernel's own parts of a namespace take is a thousand allocations.
     faults.only_in_kstat();
 
@@ -171,6 +183,8 @@ fn making_a_namespace() {
         });
         made.join().expect("the thread failed");
     });
+    traffic.stop();
+    faults.assert_failed(&["nf_register_net_hooks", "pcpu_alloc_noprof"]);
     drop(faults);
     netns::await_count(before);
 }
@@ -178,43 +192,52 @@ fn making_a_namespace() {
 #[test]
 fn opening_reading_and_writing() {
     let turn = Turn::take();
-    let before = netns::count();
+    let before = netns::settled_count();
     let faults = Faults::allow();
     let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let traffic = Host::new(&turn).trickle();
 
-    host.run(|| {
-        for (path, write) in [(NOUT, false), (COUNTER, false), (COUNTER, true)] {
-            let mut options = OpenOptions::new();
-            options.read(true).write(write);
+    // In a thread that may leave its namespace for good.
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| {
+            for (path, write) in [(NOUT, false), (COUNTER, false), (COUNTER, true)] {
+                let mut options = OpenOptions::new();
+                options.read(true).write(write);
+                // Each time in a new one, so that each that is not let go is one more.
+                let leave = || unshare(CloneFlags::CLONE_NEWNET).expect("making a namespace");
 
-            fail_one_by_one(
-                &format!(
-                    "opening {path}, {}",
-                    if write { "to write" } else { "to read" }
-                ),
-                || -> Result<(File, String), Errno> {
-                    let descriptor = options.open(path).map_err(file::errno)?;
-                    let text = file::try_reread(&descriptor)?;
-                    if write {
-                        nix::sys::uio::pwrite(&descriptor, b"7", 0)?;
-                    }
-                    Ok((descriptor, text))
-                },
-                |result| {
-                    let n = file::number(COUNTER);
+                leave();
+                fail_one_by_one(
+                    &format!(
+                        "opening {path}, {}",
+                        if write { "to write" } else { "to read" }
+                    ),
+                    || -> Result<(File, String), Errno> {
+                        let descriptor = options.open(path).map_err(file::errno)?;
+                        let text = file::try_reread(&descriptor)?;
+                        if write {
+                            pwrite(&descriptor, b"7", 0)?;
+                        }
+                        Ok((descriptor, text))
+                    },
+                    |result| {
+                        let n = if write && result.is_ok() { 7 } else { 1 };
 
-                    assert!(n == 1 || (n == 7 && write), "N is {n}");
-                    if let Ok((descriptor, text)) = result {
-                        assert_eq!(file::parse(path, &text), if path == NOUT { 0 } else { 1 });
-                        file::parse(path, &file::try_reread(&descriptor).expect("reading"));
-                    }
-                    file::set(COUNTER, "1");
-                },
-            );
-        }
+                        assert_eq!(file::number(COUNTER), n, "N");
+                        if let Ok((descriptor, text)) = result {
+                            assert_eq!(file::parse(path, &text), if path == NOUT { 0 } else { 1 });
+                            file::parse(path, &file::try_reread(&descriptor).expect("reading"));
+                        }
+                        leave();
+                    },
+                );
+            }
+        });
+        opened.join().expect("the thread failed");
     });
-    drop((host, faults));
+    traffic.stop();
+    faults.assert_failed(&["single_open"]);
+    drop(faults);
     netns::await_count(before);
 }
 
@@ -227,15 +250,16 @@ fn by_chance() {
 
     let turn = Turn::take();
     let _quick = setting::expedite_grace_periods();
-    let before = netns::count();
-    let rounds = times(250);
+    let before = netns::settled_count();
+    let rounds = times(750);
     let (mut round, mut loads, mut failed) = (0, 0, 0);
 
     {
         let faults = Faults::allow();
         let hosts = [Host::new(&turn), Host::new(&turn)];
-        let traffic = Host::new(&turn).bursts();
+        let traffic = Host::new(&turn).trickle();
         let object = file::reader(&module::object());
+
         while round < rounds || (round < ENOUGH && (failed == 0 || loads == 0)) {
             round += 1;
             thread::scope(|scope| {
@@ -256,15 +280,23 @@ fn by_chance() {
                         }
                         loads += 1;
 
-                        // Each may fail; what has not is so.
+                        // Each may fail; what has not is so, and what has is not.
                         let started = faults.at_random(ONE_IN, || file::put(START, "1"));
-                        assert_counted(&hosts, count(started).is_ok());
-                        let _ =
-                            count(faults.at_random(ONE_IN, || unshare(CloneFlags::CLONE_NEWNET)));
-                        let _ = count(faults.at_random(ONE_IN, || file::put(COUNTER, "7")));
-                        let _ = count(faults.at_random(ONE_IN, || {
-                            std::fs::read(NOUT).map(drop).map_err(file::errno)
-                        }));
+                        let started = count(started).is_ok();
+                        assert_counted(&hosts, started);
+                        let left = faults.at_random(ONE_IN, || unshare(CloneFlags::CLONE_NEWNET));
+                        if count(left).is_ok() {
+                            let host = Host::with_netns(&turn, Netns::current());
+                            assert_counted(&[host], started);
+                        }
+                        let set = faults.at_random(ONE_IN, || file::put(COUNTER, "7"));
+                        let n = if count(set).is_ok() { 7 } else { 1 };
+                        assert_eq!(file::number(COUNTER), n, "N");
+                        let read = faults.at_random(ONE_IN, || fs::read_to_string(NOUT));
+                        if let Ok(text) = &read {
+                            file::parse(NOUT, text);
+                        }
+                        let _ = count(read.map(drop).map_err(file::errno));
                         let stopped = faults.at_random(ONE_IN, || file::put(START, "0"));
                         if count(stopped).is_ok() {
                             assert_counted(&hosts, false);

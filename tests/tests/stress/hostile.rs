@@ -355,21 +355,31 @@ fn to_the_loader() {
     let mut accepted = 0;
 
     for _ in 0..loads {
-        let name = *["counter", "start", "hook", "nout", ""]
+        let &name = ["counter", "start", "hook", "nout", ""]
             .choose(&mut random)
             .expect("some");
+        let value = match (name, random.random_bool(0.5)) {
+            ("hook", true) => [
+                "local_out",
+                "post_routing",
+                "\"local_out\"",
+                "LOCAL_OUT",
+                "local_outx",
+                "local_out ",
+                "local",
+                "output",
+            ]
+            .choose(&mut random)
+            .expect("some")
+            .as_bytes()
+            .to_vec(),
+            _ => text(&mut random),
+        };
         let mut parameter = format!("{name}=").into_bytes();
-        // A NUL would end it, and a space would begin the next.
-        parameter.extend(
-            text(&mut random)
-                .into_iter()
-                .filter(|byte| *byte != 0 && !byte.is_ascii_whitespace())
-                .take(3000),
-        );
-        // A quote that is not closed takes in the rest.
-        let parameter = String::from_utf8_lossy(&parameter).replace('"', "");
+        // A NUL would end it.
+        parameter.extend(value.into_iter().filter(|byte| *byte != 0).take(3000));
 
-        match module::load(&turn, &parameter) {
+        match module::load(&turn, parameter.as_slice()) {
             Ok(()) => {
                 assert_ne!(file::number(COUNTER), 0);
                 file::read(START);
@@ -378,9 +388,10 @@ fn to_the_loader() {
             }
             Err(Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC) => assert!(
                 !module::is_loaded(),
-                "{parameter:?} was refused, but there is something left"
+                "{} was refused, but there is something left",
+                parameter.escape_ascii()
             ),
-            Err(error) => panic!("loading with {parameter:?}: {error}"),
+            Err(error) => panic!("loading with {}: {error}", parameter.escape_ascii()),
         }
     }
     traffic.stop();
