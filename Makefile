@@ -34,6 +34,10 @@ test:
 stress:
 	@KSTAT_STRESS=$(or $(STRESS),1) scripts/stress $(TESTS)
 
+.PHONY: bench
+bench:
+	@scripts/bench
+
 .PHONY: check
 check:
 	@scripts/check
@@ -49,5 +53,6 @@ help:
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
 	@echo 'make test    run the tests, in such a guest; KERNELS=all for one of each kernel there is'
 	@echo 'make stress  do the worst to it, on debug kernels; STRESS=10 for ten times as much'
+	@echo 'make bench   see what counting costs a packet, beside what else counts'
 	@echo 'make check   check formatting and style, and what lints find'
 	@echo 'make clean   remove what was built here'

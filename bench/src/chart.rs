@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The chart of the README: what each adds to a packet's way.
+
+use crate::{
+    report::Results,
+    subject::Subject, //
+};
+use plotters::prelude::*;
+
+/// Draws what an IPv4 TCP packet costs more than with nothing hooked, as SVG.
+pub fn draw(results: &Results<'_>) -> String {
+    let bars: Vec<_> = Subject::ALL
+        .iter()
+        .filter_map(|subject| {
+            let name = subject.name();
+            let one = results.cost(name, "uml", "ipv4-tcp", 1)?;
+            let two = results.cost(name, "uml", "ipv4-tcp", 2)?;
+            (name != "none").then_some((name, one, two))
+        })
+        .collect();
+    let most = bars
+        .iter()
+        .flat_map(|(_, one, two)| [*one, *two])
+        .fold(1.0, f64::max);
+    let mut svg = String::new();
+
+    plot(&bars, most, &mut svg).unwrap_or_else(|error| panic!("drawing the chart: {error}"));
+    svg
+}
+
+fn plot(
+    bars: &[(&str, f64, f64)],
+    most: f64,
+    svg: &mut String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, (760, 60 + 44 * bars.len() as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(12)
+        .caption(
+            "What counting adds to an IPv4 TCP packet, ns (1 and 2 threads)",
+            ("sans-serif", 17),
+        )
+        .x_label_area_size(28)
+        .y_label_area_size(110)
+        .build_cartesian_2d(0.0..most * 1.1, (0..bars.len()).into_segmented())?;
+
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .max_light_lines(1)
+        .y_labels(bars.len())
+        .y_label_formatter(&|segment| match segment {
+            SegmentValue::CenterOf(i) if *i < bars.len() => bars[bars.len() - 1 - i].0.to_owned(),
+            _ => String::new(),
+        })
+        .label_style(("sans-serif", 14))
+        .draw()?;
+
+    for (threads, color, margin) in [
+        (1, RGBColor(31, 119, 180), (4, 20)),
+        (2, RGBColor(255, 127, 14), (20, 4)),
+    ] {
+        chart
+            .draw_series(bars.iter().rev().enumerate().map(|(i, (_, one, two))| {
+                let cost = if threads == 1 { *one } else { *two };
+                let (low, high) = (SegmentValue::Exact(i), SegmentValue::Exact(i + 1));
+                let mut bar = Rectangle::new([(0.0, low), (cost, high)], color.filled());
+                bar.set_margin(margin.0, margin.1, 0, 0);
+                bar
+            }))?
+            .label(if threads == 1 {
+                "1 thread"
+            } else {
+                "2 threads"
+            })
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

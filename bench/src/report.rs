@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files for machines and for people from what was found, and whether it is as it should be.
+
+use crate::{
+    chart,
+    cost,
+    figure::{
+        Figure,
+        Part, //
+    },
+    subject::Subject, //
+};
+use serde::Serialize;
+use std::{
+    fmt::Write,
+    fs,
+    path::Path, //
+};
+
+/// Writes the files; prints the table, and the bounds.
+pub fn write(folder: &Path, part: Part) {
+    let results = Results(&part.figures);
+    let table = table(&part);
+
+    save(&folder.join("results.json"), &json(&part.figures));
+    save(&folder.join("scale.json"), &json(&part.points));
+    save(&folder.join("table.md"), &table);
+    save(&folder.join("chart.svg"), &chart::draw(&results));
+    println!("{table}");
+    for ratio in ratios(&part) {
+        println!("{ratio}");
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("it can be written down")
+}
+
+fn save(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+}
+
+/// The figures, to look some up.
+pub struct Results<'a>(&'a [Figure]);
+
+impl Results<'_> {
+    /// That of a subject, if it was measured.
+    pub fn get(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<&Figure> {
+        self.0.iter().find(|figure| {
+            figure.subject == subject
+                && figure.place == place
+                && figure.packet == packet
+                && figure.threads == threads
+        })
+    }
+
+    /// What the subject adds to what a packet costs with nothing hooked.
+    pub fn cost(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<f64> {
+        let with = self.get(subject, place, packet, threads)?;
+        let without = self.get("none", place, packet, threads)?;
+
+        Some(with.median - without.median)
+    }
+}
+
+/// A table for the README.
+fn table(part: &Part) -> String {
+    let results = Results(&part.figures);
+    let columns: Vec<_> = [("uml", 1), ("uml", 2), ("icount", 1)]
+        .into_iter()
+        .flat_map(|(place, threads)| cost::packets().map(|packet| (place, threads, packet.0)))
+        .filter(|(_, threads, packet)| *threads == 1 || *packet == "ipv4-tcp")
+        .collect();
+    let mut table = String::from("| |");
+    let mut line = |text: &str| table.push_str(text);
+
+    for (place, threads, packet) in &columns {
+        let unit = if *place == "uml" {
+            "ns"
+        } else {
+            "instructions"
+        };
+        let threads = if *threads == 1 { "" } else { ", 2 threads" };
+        line(&format!(" {packet}{threads}, {unit} |"));
+    }
+    line("\n| --- |");
+    columns.iter().for_each(|_| line(" ---: |"));
+    for subject in Subject::ALL {
+        line(&format!("\n| {} |", subject.name()));
+        for (place, threads, packet) in &columns {
+            let cell = match results.get(subject.name(), place, packet, *threads) {
+                Some(figure) if *place == "uml" => format!(" {:.1} |", figure.median),
+                Some(figure) => format!(" {} |", figure.median),
+                None => " not run |".to_owned(),
+            };
+            line(&cell);
+        }
+    }
+    line("\n");
+    for not_run in &part.not_run {
+        writeln!(
+            table,
+            "\n{} did not run on {}: {}",
+            not_run.subject, not_run.place, not_run.cause
+        )
+        .expect("a string takes it");
+    }
+    table
+}
+
+/// What is to be at most, or at least, so much.
+fn ratios(part: &Part) -> Vec<String> {
+    let results = Results(&part.figures);
+    let cost = |subject, packet, threads| results.cost(subject, "uml", packet, threads);
+    let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+    let threads = |subject| {
+        ratio(
+            results
+                .get(subject, "uml", "ipv4-tcp", 2)
+                .map(|figure| figure.median),
+            results
+                .get(subject, "uml", "ipv4-tcp", 1)
+                .map(|figure| figure.median),
+        )
+    };
+    let instructions = |packet| {
+        let more = results.cost("kstat", "icount", packet, 1)?;
+        Some(more - results.cost("empty", "icount", packet, 1)?)
+    };
+    let connections = |unit| {
+        let median = |subject| {
+            let mut all = part.figures.iter();
+            all.find(|figure| figure.subject == subject && figure.unit == unit)
+                .map(|figure| figure.median)
+        };
+        ratio(median("kstat"), median("none"))
+    };
+    let points = |what: &str, against: &str| -> Vec<f64> {
+        part.points
+            .iter()
+            .filter(|point| point.what == what && point.against == against)
+            .map(|point| point.median)
+            .collect()
+    };
+    let flat = |against| {
+        let costs = points("a packet", against);
+        let most = costs.iter().copied().reduce(f64::max);
+        ratio(most, costs.iter().copied().reduce(f64::min))
+    };
+    let per_namespace = |what| {
+        let times = points(what, "namespaces");
+        Some(times.last()? / times.get(times.len() - 2)?)
+    };
+    let with_nft = |what, nft| {
+        ratio(
+            points(what, "namespaces").last().copied(),
+            points(nft, "namespaces").last().copied(),
+        )
+    };
+
+    let all = [
+        (
+            "IPv4 TCP: kstat's cost over the empty hook's",
+            ratio(cost("kstat", "ipv4-tcp", 1), cost("empty", "ipv4-tcp", 1)),
+            "at most 2.0",
+        ),
+        (
+            "IPv4 TCP: kstat's cost over nft's",
+            ratio(cost("kstat", "ipv4-tcp", 1), cost("nft", "ipv4-tcp", 1)),
+            "at most 0.30",
+        ),
+        (
+            "the same with 2 threads",
+            ratio(cost("kstat", "ipv4-tcp", 2), cost("nft", "ipv4-tcp", 2)),
+            "at most 0.25",
+        ),
+        (
+            "kstat with 2 threads over 1",
+            threads("kstat"),
+            "at most 1.10",
+        ),
+        (
+            "the global atomic with 2 threads over 1",
+            threads("global-atomic"),
+            "at least 1.4",
+        ),
+        (
+            "UDP: kstat's cost over the empty hook's",
+            ratio(cost("kstat", "ipv4-udp", 1), cost("empty", "ipv4-udp", 1)),
+            "at most 1.25",
+        ),
+        (
+            "instructions of an IPv4 TCP packet, more than the empty hook",
+            instructions("ipv4-tcp"),
+            "at most 40",
+        ),
+        (
+            "instructions of a UDP packet, more than the empty hook",
+            instructions("ipv4-udp"),
+            "at most 12",
+        ),
+        (
+            "a packet with the dearest N over the cheapest",
+            flat("N"),
+            "1 but for noise",
+        ),
+        (
+            "a packet with the dearest number of namespaces over the cheapest",
+            flat("namespaces"),
+            "1 but for noise",
+        ),
+        (
+            "start with 1,000 namespaces over 100",
+            per_namespace("start"),
+            "at most 10",
+        ),
+        (
+            "stop with 1,000 namespaces over 100",
+            per_namespace("stop"),
+            "at most 10",
+        ),
+        (
+            "start with 1,000 namespaces over an nft rule in each",
+            with_nft("start", "loading one nft rule in each"),
+            "at most 2",
+        ),
+        (
+            "stop with 1,000 namespaces over deleting these",
+            with_nft("stop", "deleting it in each"),
+            "at most 2",
+        ),
+        (
+            "iperf3's throughput with kstat over without",
+            connections("Gbit/s"),
+            "1 but for noise",
+        ),
+        (
+            "short connections with kstat over without",
+            connections("connections/s"),
+            "1 but for noise",
+        ),
+    ];
+    all.into_iter()
+        .map(|(what, value, bound)| match value {
+            Some(value) => format!("{what}: {value:.3} ({bound})"),
+            None => format!("{what}: not measured ({bound})"),
+        })
+        .collect()
+}
