@@ -60,6 +60,7 @@ pub(crate) const L4PROTO_TCP: u8 = bindings::IPPROTO_TCP as u8;
 ///
 /// `skb` is valid for `'a`, is not written meanwhile, and its network header, which is that of
 /// `family`, is in its linear part.
+#[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
     skb: *const bindings::sk_buff,
     family: Family,
@@ -115,16 +116,19 @@ impl Packet<'_> {
     }
 
     /// Follows the chain of IPv6 extension headers the way nftables does.
+    ///
+    /// Apart, and by value, so that no packet without such headers needs a stack.
     #[cold]
-    fn find_transport_header(&self) -> Option<u8> {
+    #[inline(never)]
+    fn find_transport_header(self) -> Option<u8> {
         let mut offset: c_uint = 0;
-        let mut fragment_offset: c_ushort = 0;
         let mut flags = bindings::IP6_FH_F_AUTH as c_int;
 
         // SAFETY: By the type invariant the skb is valid and starts with an IPv6 header; the other
-        // pointers are to our own variables. -1 asks for the first header that is no extension.
+        // pointers are to our own variables, but for that to where a fragment begins, which may be
+        // null. -1 asks for the first header that is no extension.
         let protocol = unsafe {
-            bindings::ipv6_find_hdr(self.skb, &mut offset, -1, &mut fragment_offset, &mut flags)
+            bindings::ipv6_find_hdr(self.skb, &mut offset, -1, ptr::null_mut(), &mut flags)
         };
 
         if offset > u16::MAX.into() {
@@ -141,8 +145,14 @@ impl Packet<'_> {
 ///
 /// ```
 /// impl Observer for Seen {
-///     fn observe(&self, _packet: Packet<'_>) {
-///         self.0.inc();
+///     type Eye = percpu::Parts;
+///
+///     fn eye(&self) -> &percpu::Parts {
+///         &self.0
+///     }
+///
+///     fn observe(packets: &percpu::Parts, _packet: Packet<'_>) {
+///         packets.inc();
 ///     }
 /// }
 ///
@@ -150,9 +160,15 @@ impl Packet<'_> {
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait Observer: PerNet {
+    /// What a packet is shown to: a part of the data, or what it owns; the hook has its address.
+    type Eye: Sync;
+
+    /// Where that is. Asked once for each namespace.
+    fn eye(&self) -> &Self::Eye;
+
     /// Called for each packet, with the RCU read lock held, in a task or in a softirq; it must not
     /// sleep. The same packet may be shown again if the stack sends it past the hook again.
-    fn observe(&self, packet: Packet<'_>);
+    fn observe(eye: &Self::Eye, packet: Packet<'_>);
 }
 
 /// How many hooks a network namespace has: one for IPv4, one for IPv6.
@@ -210,44 +226,46 @@ impl<O: Observer> Hooks<O> {
     ///
     /// To be called by netfilter only, for a hook of [`Hooks<O>`] that is for IPv4.
     unsafe extern "C" fn ipv4(
-        observer: *mut c_void,
+        eye: *mut c_void,
         skb: *mut bindings::sk_buff,
         _state: *const bindings::nf_hook_state,
     ) -> c_uint {
         // SAFETY: The caller's promise is passed on.
-        unsafe { Self::show(observer, skb, Family::Ipv4) }
+        unsafe { Self::show(eye, skb, Family::Ipv4) }
     }
 
     /// # Safety
     ///
     /// To be called by netfilter only, for a hook of [`Hooks<O>`] that is for IPv6.
     unsafe extern "C" fn ipv6(
-        observer: *mut c_void,
+        eye: *mut c_void,
         skb: *mut bindings::sk_buff,
         _state: *const bindings::nf_hook_state,
     ) -> c_uint {
         // SAFETY: The caller's promise is passed on.
-        unsafe { Self::show(observer, skb, Family::Ipv6) }
+        unsafe { Self::show(eye, skb, Family::Ipv6) }
     }
 
     /// # Safety
     ///
-    /// `observer` must be the `priv` of a hook of [`Hooks<O>`] that is running, and `skb` the packet
+    /// `eye` must be the `priv` of a hook of [`Hooks<O>`] that is running, and `skb` the packet
     /// it runs for, of that `family`.
     #[inline(always)]
-    unsafe fn show(observer: *mut c_void, skb: *const bindings::sk_buff, family: Family) -> c_uint {
-        // SAFETY: `init` set `priv` to the namespace's observer. It is dropped no sooner than its
-        // registration (which our context holds) or its namespace, and in both cases after our
-        // `pre_exit` and an RCU grace period; netfilter runs hooks in RCU read-side sections.
-        let observer = unsafe { &*observer.cast::<O>() };
+    unsafe fn show(eye: *mut c_void, skb: *const bindings::sk_buff, family: Family) -> c_uint {
+        // SAFETY: `init` set `priv` to the eye of the namespace's observer, which has it as long as it
+        // is there. It is dropped no sooner than its registration (which our context holds) or its
+        // namespace, and in both cases after our `pre_exit` and an RCU grace period; netfilter runs
+        // hooks in RCU read-side sections.
+        let eye = unsafe { &*eye.cast::<O::Eye>() };
 
         // INVARIANT: Netfilter owns the packet while hooks run, and before it runs these, IP has
         // made sure of the header.
-        observer.observe(Packet {
+        let packet = Packet {
             skb,
             family,
             _skb: PhantomData,
-        });
+        };
+        O::observe(eye, packet);
 
         bindings::NF_ACCEPT
     }
@@ -257,10 +275,10 @@ impl<O: Observer> PerNet for Hooks<O> {
     type Context = Context<O>;
 
     fn init(context: &Context<O>, net: &Net) -> Result<Pin<KBox<Self>>> {
-        let observer = context.observers.get(net).ok_or(ENOENT)?;
+        let eye = context.observers.get(net).ok_or(ENOENT)?.eye();
         let operations = |family, hook: bindings::nf_hookfn| bindings::nf_hook_ops {
             hook,
-            priv_: ptr::from_ref(observer).cast_mut().cast(),
+            priv_: ptr::from_ref(eye).cast_mut().cast(),
             pf: family as u8,
             hooknum: context.point.hooknum(),
             priority: context.priority,
