@@ -67,10 +67,12 @@ impl Place {
         }
     }
 
-    fn threads(self) -> &'static [u32] {
+    /// On which CPUs there are threads: all that are tried, in one round. What is one thread's is so on
+    /// each of the CPUs that two have, as a CPU of a virtual machine may be slower than its neighbour.
+    fn threads(self) -> &'static [&'static [usize]] {
         match self {
-            Self::Uml => &[1, 2],
-            Self::Icount => &[1],
+            Self::Uml => &[&[0], &[0, 1], &[1]],
+            Self::Icount => &[&[0]],
         }
     }
 }
@@ -102,7 +104,7 @@ pub struct Senders {
 }
 
 impl Senders {
-    pub fn new(net: &Netns, packet: &[u8], threads: u32) -> Self {
+    pub fn new(net: &Netns, packet: &[u8], threads: usize) -> Self {
         Self {
             devices: (0..threads)
                 .map(|_| Device::with_packet(net, packet))
@@ -110,35 +112,44 @@ impl Senders {
         }
     }
 
-    /// What a packet takes, when so many threads send so many each; and how many were sent in all.
-    pub fn cost(&self, place: Place, threads: u32, count: u32) -> (f64, u64) {
+    /// What a packet takes when one thread sends so many, on that CPU.
+    pub fn cost(&self, place: Place, cpu: usize, count: u32) -> f64 {
+        self.costs(place, &[cpu], count).0[0]
+    }
+
+    /// What a packet takes, for each of the threads that send so many at the same time, each on its CPU; and
+    /// how many were sent in all.
+    fn costs(&self, place: Place, cpus: &[usize], count: u32) -> (Vec<f64>, u64) {
+        let packets = f64::from(count);
+        let sent = |runs: &[Run]| runs.iter().map(|run| run.sent).sum::<u64>();
+
         match place {
             Place::Uml => {
-                let runs = self.run(threads, count, false);
-                let ns: u64 = runs.iter().map(|run| run.ns).sum();
+                let runs = self.run(cpus, count, false);
+                let costs = runs.iter().map(|run| run.ns as f64 / packets).collect();
 
-                (
-                    ns as f64 / (f64::from(count) * f64::from(threads)),
-                    runs.iter().map(|run| run.sent).sum(),
-                )
+                (costs, sent(&runs))
             }
             Place::Icount => {
                 // What the call itself takes is in both.
-                let once = self.run(threads, count, true);
-                let twice = self.run(threads, 2 * count, true);
+                let once = self.run(cpus, count, true);
+                let twice = self.run(cpus, 2 * count, true);
+                let costs = once
+                    .iter()
+                    .zip(&twice)
+                    .map(|(once, twice)| (twice.cycles - once.cycles) as f64 / packets)
+                    .collect();
 
-                (
-                    (twice[0].cycles - once[0].cycles) as f64 / f64::from(count),
-                    once[0].sent + twice[0].sent,
-                )
+                (costs, sent(&once) + sent(&twice))
             }
         }
     }
 
-    fn run(&self, threads: u32, count: u32, irqs_off: bool) -> Vec<Run> {
+    fn run(&self, cpus: &[usize], count: u32, irqs_off: bool) -> Vec<Run> {
         // How often threads have met, in all runs so far.
         static MET: AtomicU32 = AtomicU32::new(0);
 
+        let threads = cpus.len() as u32;
         let meet = MET.fetch_add(2 * threads, Ordering::SeqCst) + threads;
         let how = Run {
             count,
@@ -148,10 +159,10 @@ impl Senders {
             ..Run::default()
         };
         thread::scope(|scope| {
-            let senders: Vec<_> = self.devices[..threads as usize]
+            let senders: Vec<_> = cpus
                 .iter()
-                .enumerate()
-                .map(|(cpu, device)| {
+                .zip(&self.devices)
+                .map(|(&cpu, device)| {
                     scope.spawn(move || {
                         cpu::stay_on(cpu);
                         device.run(how)
@@ -167,7 +178,8 @@ impl Senders {
     }
 }
 
-/// Measures all subjects, packets and numbers of threads, in so many rounds, of so many packets each.
+/// Measures all subjects, packets and numbers of threads, in so many rounds, of so many packets each: in
+/// each round there is a sample for each thread.
 pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     device::load();
     let turn = Turn::take();
@@ -176,10 +188,15 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
         .unwrap_or_else(|error| panic!("making a network namespace: {error}"));
     let net = Netns::current();
     link::set_up("lo");
-    let most = *place.threads().iter().max().expect("some");
+    let most = place
+        .threads()
+        .iter()
+        .map(|cpus| cpus.len())
+        .max()
+        .expect("some");
     let senders = packets().map(|(name, bytes, tcp)| (name, Senders::new(&net, &bytes, most), tcp));
 
-    let cost = || vec![senders[0].1.cost(place, 1, count).0];
+    let cost = || vec![senders[0].1.cost(place, 0, count)];
     let before = cost();
     let kstat = Kstat::load(&turn, "counter=1");
     let loaded = cost();
@@ -202,7 +219,7 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
         bpf: &bpf,
         device: &device,
     };
-    let mut samples: BTreeMap<(usize, usize, u32), Vec<f64>> = BTreeMap::new();
+    let mut samples: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
     let mut causes: BTreeMap<usize, String> = BTreeMap::new();
     for round in 0..rounds {
         eprintln!("bench: {}: round {} of {rounds}", place.name(), round + 1);
@@ -217,22 +234,19 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
                 }
             };
 
-            for (p, (name, senders, tcp)) in senders.iter().enumerate() {
-                for &threads in place.threads() {
-                    let before = counting.packets();
-                    let (cost, sent) = senders.cost(place, threads, count);
-                    let counted = counting.packets().zip(before);
+            let before = counting.packets();
+            let mut tcp_packets = 0;
+            for (p, (_, senders, tcp)) in senders.iter().enumerate() {
+                for cpus in place.threads() {
+                    let (costs, sent) = senders.costs(place, cpus, count);
 
-                    if let Some((after, before)) = counted {
-                        assert_eq!(
-                            after - before,
-                            if *tcp { sent } else { 0 },
-                            "what {} counted of {sent} {name}",
-                            Subject::ALL[i].name()
-                        );
-                    }
-                    samples.entry((i, p, threads)).or_default().push(cost);
+                    tcp_packets += if *tcp { sent } else { 0 };
+                    samples.entry((i, p, cpus.len())).or_default().extend(costs);
                 }
+            }
+            if let Some((after, before)) = counting.packets().zip(before) {
+                let name = Subject::ALL[i].name();
+                assert_eq!(after - before, tcp_packets, "what {name} counted");
             }
         }
     }
@@ -245,10 +259,10 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
                     subject: Subject::ALL[i].name(),
                     place: place.name(),
                     unit: place.unit(),
-                    threads,
+                    threads: threads as u32,
                     packet: senders[p].0,
                 };
-                Figure::new(of, samples)
+                Figure::new(of, rounds, samples)
             })
             .collect(),
         not_run: causes

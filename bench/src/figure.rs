@@ -21,9 +21,9 @@ pub struct Figure {
     /// What they sent.
     pub packet: String,
     pub median: f64,
-    /// A quarter of the rounds were below.
+    /// A quarter of the samples were below.
     pub low: f64,
-    /// A quarter of the rounds were above.
+    /// A quarter of the samples were above.
     pub high: f64,
     pub rounds: usize,
 }
@@ -39,8 +39,8 @@ pub struct Of<'a> {
 }
 
 impl Figure {
-    /// From what each round found; there was one at least.
-    pub fn new(of: Of<'_>, mut samples: Vec<f64>) -> Self {
+    /// From what so many rounds found; there was one sample at least.
+    pub fn new(of: Of<'_>, rounds: usize, mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let place = share * (samples.len() - 1) as f64;
@@ -57,7 +57,7 @@ impl Figure {
             median: at(0.5),
             low: at(0.25),
             high: at(0.75),
-            rounds: samples.len(),
+            rounds,
         }
     }
 }
@@ -96,7 +96,7 @@ impl Point {
             threads: 0,
             packet: "",
         };
-        let figure = Figure::new(of, samples);
+        let figure = Figure::new(of, samples.len(), samples);
 
         Self {
             what: what.to_owned(),

@@ -7,6 +7,7 @@ mod chart;
 mod cost;
 mod device;
 mod figure;
+mod memory;
 mod nftables;
 mod report;
 mod scale;
@@ -44,13 +45,8 @@ enum Command {
     },
     /// In a guest of user-mode Linux: how that grows.
     Scale { rounds: usize, part: PathBuf },
-    /// In a guest that counts instructions: what reading nout costs.
-    Reading {
-        /// How many CPUs are possible there.
-        cpus: u64,
-        rounds: usize,
-        part: PathBuf,
-    },
+    /// In a guest that counts instructions: what its CPUs make more, reading nout above all.
+    Cpus { rounds: usize, part: PathBuf },
     /// In a guest: what whole connections feel.
     Traffic { rounds: usize, part: PathBuf },
     /// Puts together what guests have found: results.json, scale.json, table.md and chart.svg in a
@@ -70,7 +66,7 @@ fn main() {
             part,
         } => (cost::measure(place, rounds, packets), part),
         Command::Scale { rounds, part } => (scale::measure(rounds), part),
-        Command::Reading { cpus, rounds, part } => (scale::measure_reading(cpus, rounds), part),
+        Command::Cpus { rounds, part } => (scale::measure_cpus(rounds), part),
         Command::Traffic { rounds, part } => (traffic::measure(rounds), part),
         Command::Report { folder, parts } => return report::write(&folder, read(&parts)),
     };

@@ -21,13 +21,13 @@ use std::{
 /// Writes the files; prints the table, and the bounds.
 pub fn write(folder: &Path, part: Part) {
     let results = Results(&part.figures);
-    let table = table(&part);
+    let tables = tables(&part);
 
     save(&folder.join("results.json"), &json(&part.figures));
     save(&folder.join("scale.json"), &json(&part.points));
-    save(&folder.join("table.md"), &table);
+    save(&folder.join("table.md"), &tables);
     save(&folder.join("chart.svg"), &chart::draw(&results));
-    println!("{table}");
+    println!("{tables}");
     for ratio in ratios(&part) {
         println!("{ratio}");
     }
@@ -64,49 +64,64 @@ impl Results<'_> {
     }
 }
 
-/// A table for the README.
-fn table(part: &Part) -> String {
-    let results = Results(&part.figures);
-    let columns: Vec<_> = [("uml", 1), ("uml", 2), ("icount", 1)]
+/// What packets cost with each subject: a table of IPv4's for the README, and one of all; and who did not
+/// run.
+fn tables(part: &Part) -> String {
+    let short = [
+        ("uml", 1, "ipv4-tcp"),
+        ("uml", 2, "ipv4-tcp"),
+        ("icount", 1, "ipv4-tcp"),
+        ("icount", 1, "ipv4-udp"),
+    ];
+    let all: Vec<_> = [("uml", 1), ("uml", 2), ("icount", 1)]
         .into_iter()
         .flat_map(|(place, threads)| cost::packets().map(|packet| (place, threads, packet.0)))
-        .filter(|(_, threads, packet)| *threads == 1 || *packet == "ipv4-tcp")
         .collect();
-    let mut table = String::from("| |");
-    let mut line = |text: &str| table.push_str(text);
+    let mut text = format!(
+        "{}\n{}",
+        table(&part.figures, &short),
+        table(&part.figures, &all)
+    );
 
-    for (place, threads, packet) in &columns {
+    for not_run in &part.not_run {
+        writeln!(
+            text,
+            "\n{} did not run on {}: {}",
+            not_run.subject, not_run.place, not_run.cause
+        )
+        .expect("a string takes it");
+    }
+    text
+}
+
+/// A table in Markdown, with these columns.
+fn table(figures: &[Figure], columns: &[(&str, u32, &str)]) -> String {
+    let results = Results(figures);
+    let mut rows = vec![String::from("| |"), String::from("| --- |")];
+
+    for (place, threads, packet) in columns {
         let unit = if *place == "uml" {
             "ns"
         } else {
             "instructions"
         };
         let threads = if *threads == 1 { "" } else { ", 2 threads" };
-        line(&format!(" {packet}{threads}, {unit} |"));
+        rows[0].push_str(&format!(" {packet}{threads}: {unit} |"));
+        rows[1].push_str(" ---: |");
     }
-    line("\n| --- |");
-    columns.iter().for_each(|_| line(" ---: |"));
     for subject in Subject::ALL {
-        line(&format!("\n| {} |", subject.name()));
-        for (place, threads, packet) in &columns {
+        let mut row = format!("| {} |", subject.name());
+        for (place, threads, packet) in columns {
             let cell = match results.get(subject.name(), place, packet, *threads) {
                 Some(figure) if *place == "uml" => format!(" {:.1} |", figure.median),
                 Some(figure) => format!(" {} |", figure.median),
                 None => " not run |".to_owned(),
             };
-            line(&cell);
+            row.push_str(&cell);
         }
+        rows.push(row);
     }
-    line("\n");
-    for not_run in &part.not_run {
-        writeln!(
-            table,
-            "\n{} did not run on {}: {}",
-            not_run.subject, not_run.place, not_run.cause
-        )
-        .expect("a string takes it");
-    }
-    table
+    rows.join("\n") + "\n"
 }
 
 /// What is to be at most, or at least, so much.
@@ -143,8 +158,8 @@ fn ratios(part: &Part) -> Vec<String> {
             .map(|point| point.median)
             .collect()
     };
-    let flat = |against| {
-        let costs = points("a packet", against);
+    let flat = |what, against| {
+        let costs = points(what, against);
         let most = costs.iter().copied().reduce(f64::max);
         ratio(most, costs.iter().copied().reduce(f64::min))
     };
@@ -202,12 +217,12 @@ fn ratios(part: &Part) -> Vec<String> {
         ),
         (
             "a packet with the dearest N over the cheapest",
-            flat("N"),
+            flat("a packet", "N"),
             "1 but for noise",
         ),
         (
-            "a packet with the dearest number of namespaces over the cheapest",
-            flat("namespaces"),
+            "a packet over one past the empty hook, the dearest number of namespaces over the cheapest",
+            flat("a packet over that", "namespaces"),
             "1 but for noise",
         ),
         (
@@ -243,8 +258,16 @@ fn ratios(part: &Part) -> Vec<String> {
     ];
     all.into_iter()
         .map(|(what, value, bound)| match value {
-            Some(value) => format!("{what}: {value:.3} ({bound})"),
+            Some(value) => format!("{what}: {} ({bound})", significant(value)),
             None => format!("{what}: not measured ({bound})"),
         })
         .collect()
+}
+
+/// The three digits that matter.
+fn significant(value: f64) -> String {
+    let before_the_point = value.abs().max(1e-9).log10().floor() as i32;
+    let digits = (2 - before_the_point).clamp(0, 9) as usize;
+
+    format!("{value:.digits$}")
 }

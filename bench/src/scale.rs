@@ -8,18 +8,21 @@ use crate::{
         Place,
         Senders, //
     },
-    device,
+    device::{
+        self,
+        Device,
+        Hook, //
+    },
     figure::{
         Part,
         Point, //
     },
-    nftables,
+    memory, nftables,
 };
 use kstat_tests::{
     cpu,
     file,
     link,
-    memory,
     module::Kstat,
     netns::Netns,
     setting,
@@ -35,7 +38,10 @@ use std::{
 const NAMESPACES: [usize; 4] = [1, 10, 100, 1000];
 
 /// Packets a round.
-const PACKETS: u32 = 200_000;
+const PACKETS: u32 = 100_000;
+
+/// How many times as many rounds there are of what is quickly done.
+const QUICK: usize = 5;
 
 /// What a TCP packet over IPv4 costs, with many Ns, and many namespaces; what starting and stopping
 /// takes with these, and memory.
@@ -53,15 +59,16 @@ pub fn measure(rounds: usize) -> Part {
     let net = &namespaces.0[0];
     net.run(|| link::set_up("lo"));
     let senders = Senders::new(net, &cost::packets()[0].1, 1);
+    let device = Device::open(net);
 
     eprintln!("bench: what a packet costs with each N");
     let steps = [1, 10, 1000, u64::MAX];
     let mut samples = vec![vec![]; steps.len()];
     kstat.start();
-    for _ in 0..rounds {
+    for round in 0..QUICK * rounds {
         for (n, samples) in steps.iter().zip(&mut samples) {
             net.run(|| file::set(file::COUNTER, &n.to_string()));
-            samples.push(senders.cost(Place::Uml, 1, PACKETS).0);
+            samples.push(senders.cost(Place::Uml, round % 2, PACKETS));
         }
     }
     kstat.stop();
@@ -74,20 +81,32 @@ pub fn measure(rounds: usize) -> Part {
         eprintln!("bench: what a packet, starting and stopping cost with {number} namespaces");
         namespaces.grow_to(number);
         let all = &namespaces.0[..];
-        let (mut costs, mut costs_stopped) = (vec![], vec![]);
+        let [mut costs, mut empty, mut over_empty, mut stopped] = [const { Vec::new() }; 4];
         let [mut starts, mut stops, mut loads, mut deletions] = [const { Vec::new() }; 4];
 
-        for _ in 0..rounds {
+        for round in 0..QUICK * rounds {
+            let cost = || senders.cost(Place::Uml, round % 2, PACKETS);
+
             starts.push(milliseconds(|| kstat.start()));
-            costs.push(senders.cost(Place::Uml, 1, PACKETS).0);
+            let with_kstat = cost();
             stops.push(milliseconds(|| kstat.stop()));
-            costs_stopped.push(senders.cost(Place::Uml, 1, PACKETS).0);
-            loads.push(in_each(all, || nftables::run(RULE)));
-            deletions.push(in_each(all, || nftables::run("delete table ip counted")));
+            stopped.push(cost());
+            device.hook(Hook::Empty);
+            let with_empty = cost();
+            device.hook(Hook::Nothing);
+            costs.push(with_kstat);
+            empty.push(with_empty);
+            over_empty.push(with_kstat / with_empty);
+            if round % QUICK == 0 {
+                loads.push(in_each(all, || nftables::run(RULE)));
+                deletions.push(in_each(all, || nftables::run("delete table ip counted")));
+            }
         }
         for (what, unit, samples) in [
             ("a packet", "ns", costs),
-            ("a packet, when stopped", "ns", costs_stopped),
+            ("a packet with an empty hook", "ns", empty),
+            ("a packet over that", "1", over_empty),
+            ("a packet when stopped", "ns", stopped),
             ("start", "ms", starts),
             ("stop", "ms", stops),
             ("loading one nft rule in each", "ms", loads),
@@ -96,29 +115,6 @@ pub fn measure(rounds: usize) -> Part {
             part.points
                 .push(Point::new(what, unit, "namespaces", number as u64, samples));
         }
-    }
-
-    kstat.unload();
-    eprintln!("bench: memory");
-    let number = namespaces.0.len() as f64;
-    let before = memory::taken();
-    let kstat = Kstat::load(&turn, "");
-    let loaded = memory::taken();
-    kstat.start();
-    let started = memory::taken();
-    for (what, more) in [
-        (
-            "memory of a namespace, when loaded",
-            loaded as f64 - before as f64,
-        ),
-        (
-            "memory of a namespace, when started too",
-            started as f64 - loaded as f64,
-        ),
-    ] {
-        let cpus = cpu::count() as u64;
-        part.points
-            .push(Point::new(what, "bytes", "CPUs", cpus, vec![more / number]));
     }
     part
 }
@@ -159,12 +155,27 @@ fn in_each(namespaces: &[Netns], work: impl Fn() + Sync) -> f64 {
         .sum()
 }
 
-/// How many instructions a read of nout takes: so many CPUs are possible here.
-pub fn measure_reading(cpus: u64, rounds: usize) -> Part {
+/// What depends on how many CPUs are possible: how many instructions a read of nout takes, and how much
+/// memory a namespace.
+pub fn measure_cpus(rounds: usize) -> Part {
     const READS: u64 = 10;
 
     let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
+    let cpus = possible_cpus();
+    let mut part = Part::default();
+    let mut tell = |what: &str, unit: &str, samples| {
+        let point = Point::new(what, unit, "possible CPUs", cpus, samples);
+        part.points.push(point);
+    };
+
+    let loaded = memory::of_a_namespace(|| Kstat::load(&turn, ""));
+    let started = memory::of_a_namespace(|| Kstat::started(&turn, ""));
+    for (when, bytes) in [("loaded", loaded), ("started", started)] {
+        let what = format!("memory of a namespace when {when}");
+        tell(&what, "bytes", vec![bytes as f64]);
+    }
+
+    let kstat = Kstat::started(&turn, "");
     let nout = file::reader(file::NOUT);
     cpu::stay_on(0);
     let samples = (0..rounds)
@@ -176,26 +187,21 @@ pub fn measure_reading(cpus: u64, rounds: usize) -> Part {
             (cycles() - start) as f64 / READS as f64
         })
         .collect();
+    tell("a read of nout", "instructions", samples);
+    let size = file::number("/sys/module/kstat/coresize");
+    tell("the module in memory", "bytes", vec![size as f64]);
+    kstat.unload();
+    part
+}
 
-    Part {
-        points: vec![
-            Point::new(
-                "a read of nout",
-                "instructions",
-                "possible CPUs",
-                cpus,
-                samples,
-            ),
-            Point::new(
-                "the module in memory",
-                "bytes",
-                "possible CPUs",
-                cpus,
-                vec![file::number("/sys/module/kstat/coresize") as f64],
-            ),
-        ],
-        ..Part::default()
-    }
+/// How many CPUs are possible.
+fn possible_cpus() -> u64 {
+    let list = file::read("/sys/devices/system/cpu/possible");
+    let last = list.trim().rsplit(['-', ',']).next().expect("some");
+
+    last.parse::<u64>()
+        .unwrap_or_else(|error| panic!("the possible CPUs {list:?}: {error}"))
+        + 1
 }
 
 fn read(file: &File) {

@@ -76,7 +76,7 @@ pub fn measure(rounds: usize) -> Part {
                     threads: 1,
                     packet: "ipv4-tcp",
                 };
-                Figure::new(of, samples)
+                Figure::new(of, rounds, samples)
             })
             .collect(),
         ..Part::default()

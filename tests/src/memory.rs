@@ -97,26 +97,14 @@ fn size_class(cache: &str) -> String {
     }
 }
 
-fn percpu() -> u64 {
-    meminfo("Percpu:")
-}
-
-/// Kilobytes of something, as /proc/meminfo calls it.
+/// Kilobytes of the per-CPU allocator.
 #[track_caller]
-fn meminfo(what: &str) -> u64 {
+fn percpu() -> u64 {
     let meminfo = file::read("/proc/meminfo");
 
     meminfo
         .lines()
-        .find_map(|line| line.strip_prefix(what)?.strip_suffix("kB"))
+        .find_map(|line| line.strip_prefix("Percpu:")?.strip_suffix("kB"))
         .and_then(|size| size.trim().parse().ok())
-        .unwrap_or_else(|| panic!("/proc/meminfo does not say {what} {meminfo}"))
-}
-
-/// How many bytes the slab caches and the per-CPU allocator have taken, roughly: both take pages.
-#[track_caller]
-pub fn taken() -> u64 {
-    // Has each CPU say what it has not told yet.
-    file::set("/proc/sys/vm/stat_refresh", "1");
-    (meminfo("SUnreclaim:") + percpu()) << 10
+        .unwrap_or_else(|| panic!("/proc/meminfo does not say Percpu: {meminfo}"))
 }
