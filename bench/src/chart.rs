@@ -9,7 +9,7 @@ use crate::{
 use plotters::prelude::*;
 
 /// Draws what an IPv4 TCP packet costs more than with nothing hooked, as SVG.
-pub fn draw(results: &Results<'_>) -> String {
+pub fn draw(results: &Results) -> String {
     let bars: Vec<_> = Subject::ALL
         .iter()
         .filter_map(|subject| {
@@ -44,7 +44,7 @@ fn plot(
         )
         .x_label_area_size(28)
         .y_label_area_size(110)
-        .build_cartesian_2d(0.0..most * 1.1, (0..bars.len()).into_segmented())?;
+        .build_cartesian_2d(0.0..most * 1.1, (0..bars.len() - 1).into_segmented())?;
 
     chart
         .configure_mesh()
@@ -65,7 +65,12 @@ fn plot(
         chart
             .draw_series(bars.iter().rev().enumerate().map(|(i, (_, one, two))| {
                 let cost = if threads == 1 { *one } else { *two };
-                let (low, high) = (SegmentValue::Exact(i), SegmentValue::Exact(i + 1));
+                let low = SegmentValue::Exact(i);
+                let high = if i + 1 == bars.len() {
+                    SegmentValue::Last
+                } else {
+                    SegmentValue::Exact(i + 1)
+                };
                 let mut bar = Rectangle::new([(0.0, low), (cost, high)], color.filled());
                 bar.set_margin(margin.0, margin.1, 0, 0);
                 bar

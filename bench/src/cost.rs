@@ -10,11 +10,11 @@ use crate::{
         Run, //
     },
     figure::{
-        Figure,
         NotRun,
         Of,
         Part,
-        Point, //
+        Point,
+        Samples, //
     },
     subject::{
         Counting,
@@ -252,17 +252,18 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     }
 
     Part {
-        figures: samples
+        samples: samples
             .into_iter()
-            .map(|((i, p, threads), samples)| {
-                let of = Of {
-                    subject: Subject::ALL[i].name(),
-                    place: place.name(),
-                    unit: place.unit(),
+            .map(|((i, p, threads), samples)| Samples {
+                of: Of {
+                    subject: Subject::ALL[i].name().to_owned(),
+                    place: place.name().to_owned(),
+                    unit: place.unit().to_owned(),
                     threads: threads as u32,
-                    packet: senders[p].0,
-                };
-                Figure::new(of, rounds, samples)
+                    packet: senders[p].0.to_owned(),
+                },
+                rounds,
+                samples,
             })
             .collect(),
         not_run: causes

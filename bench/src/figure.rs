@@ -7,9 +7,9 @@ use serde::{
     Serialize, //
 };
 
-/// One number, from many rounds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Figure {
+/// What was measured: all but the numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Of {
     /// Who counted.
     pub subject: String,
     /// `uml`, `icount` or `iperf3`.
@@ -20,27 +20,29 @@ pub struct Figure {
     pub threads: u32,
     /// What they sent.
     pub packet: String,
+}
+
+/// What rounds in one guest have found, one sample at least for each.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Samples {
+    pub of: Of,
+    pub rounds: usize,
+    pub samples: Vec<f64>,
+}
+
+/// The middle of samples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spread {
     pub median: f64,
     /// A quarter of the samples were below.
     pub low: f64,
     /// A quarter of the samples were above.
     pub high: f64,
-    pub rounds: usize,
 }
 
-/// What a figure is of: all but the numbers.
-#[derive(Clone, Debug)]
-pub struct Of<'a> {
-    pub subject: &'a str,
-    pub place: &'a str,
-    pub unit: &'a str,
-    pub threads: u32,
-    pub packet: &'a str,
-}
-
-impl Figure {
-    /// From what so many rounds found; there was one sample at least.
-    pub fn new(of: Of<'_>, rounds: usize, mut samples: Vec<f64>) -> Self {
+impl Spread {
+    /// There has to be a sample.
+    pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let place = share * (samples.len() - 1) as f64;
@@ -49,21 +51,49 @@ impl Figure {
         };
 
         Self {
-            subject: of.subject.to_owned(),
-            place: of.place.to_owned(),
-            unit: of.unit.to_owned(),
-            threads: of.threads,
-            packet: of.packet.to_owned(),
             median: at(0.5),
             low: at(0.25),
             high: at(0.75),
-            rounds,
         }
     }
 }
 
+/// One number, from many rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    #[serde(flatten)]
+    pub of: Of,
+    #[serde(flatten)]
+    pub spread: Spread,
+    pub rounds: usize,
+}
+
+impl Figure {
+    /// From what guests have found, each of some of it.
+    pub fn all(samples: Vec<Samples>) -> Vec<Self> {
+        let mut all: Vec<Samples> = vec![];
+
+        for more in samples {
+            match all.iter_mut().find(|one| one.of == more.of) {
+                Some(one) => {
+                    one.rounds += more.rounds;
+                    one.samples.extend(more.samples);
+                }
+                None => all.push(more),
+            }
+        }
+        all.into_iter()
+            .map(|one| Self {
+                of: one.of,
+                rounds: one.rounds,
+                spread: Spread::of(one.samples),
+            })
+            .collect()
+    }
+}
+
 /// Who could not run somewhere, and why not.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRun {
     pub subject: String,
     #[serde(rename = "where")]
@@ -80,41 +110,29 @@ pub struct Point {
     /// What there were more and more of.
     pub against: String,
     pub number: u64,
-    pub median: f64,
-    pub low: f64,
-    pub high: f64,
+    #[serde(flatten)]
+    pub spread: Spread,
     pub rounds: usize,
 }
 
 impl Point {
     /// From what each round found; there was one at least.
     pub fn new(what: &str, unit: &str, against: &str, number: u64, samples: Vec<f64>) -> Self {
-        let of = Of {
-            subject: what,
-            place: "",
-            unit,
-            threads: 0,
-            packet: "",
-        };
-        let figure = Figure::new(of, samples.len(), samples);
-
         Self {
             what: what.to_owned(),
             unit: unit.to_owned(),
             against: against.to_owned(),
             number,
-            median: figure.median,
-            low: figure.low,
-            high: figure.high,
-            rounds: figure.rounds,
+            rounds: samples.len(),
+            spread: Spread::of(samples),
         }
     }
 }
 
-/// What one guest found.
+/// What guests found.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Part {
-    pub figures: Vec<Figure>,
+    pub samples: Vec<Samples>,
     pub not_run: Vec<NotRun>,
     pub points: Vec<Point>,
 }

@@ -85,8 +85,12 @@ fn read(parts: &[PathBuf]) -> Part {
         let part: Part = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 
-        all.figures.extend(part.figures);
-        all.not_run.extend(part.not_run);
+        all.samples.extend(part.samples);
+        for not_run in part.not_run {
+            if !all.not_run.contains(&not_run) {
+                all.not_run.push(not_run);
+            }
+        }
         all.points.extend(part.points);
     }
     all

@@ -7,7 +7,9 @@ use crate::{
     cost,
     figure::{
         Figure,
-        Part, //
+        NotRun,
+        Part,
+        Point, //
     },
     subject::Subject, //
 };
@@ -20,15 +22,19 @@ use std::{
 
 /// Writes the files; prints the table, and the bounds.
 pub fn write(folder: &Path, part: Part) {
-    let results = Results(&part.figures);
-    let tables = tables(&part);
+    let results = Results {
+        figures: Figure::all(part.samples),
+        not_run: part.not_run,
+        points: part.points,
+    };
+    let tables = tables(&results);
 
-    save(&folder.join("results.json"), &json(&part.figures));
-    save(&folder.join("scale.json"), &json(&part.points));
+    save(&folder.join("results.json"), &json(&results.figures));
+    save(&folder.join("scale.json"), &json(&results.points));
     save(&folder.join("table.md"), &tables);
     save(&folder.join("chart.svg"), &chart::draw(&results));
     println!("{tables}");
-    for ratio in ratios(&part) {
+    for ratio in ratios(&results) {
         println!("{ratio}");
     }
 }
@@ -41,49 +47,55 @@ fn save(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
 }
 
-/// The figures, to look some up.
-pub struct Results<'a>(&'a [Figure]);
+/// All there is, to look some up.
+pub struct Results {
+    figures: Vec<Figure>,
+    not_run: Vec<NotRun>,
+    points: Vec<Point>,
+}
 
-impl Results<'_> {
-    /// That of a subject, if it was measured.
-    pub fn get(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<&Figure> {
-        self.0.iter().find(|figure| {
-            figure.subject == subject
-                && figure.place == place
-                && figure.packet == packet
-                && figure.threads == threads
-        })
+impl Results {
+    /// The median of a subject, if it was measured.
+    pub fn median(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<f64> {
+        self.figures
+            .iter()
+            .find(|Figure { of, .. }| {
+                of.subject == subject
+                    && of.place == place
+                    && of.packet == packet
+                    && of.threads == threads
+            })
+            .map(|figure| figure.spread.median)
     }
 
     /// What the subject adds to what a packet costs with nothing hooked.
     pub fn cost(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<f64> {
-        let with = self.get(subject, place, packet, threads)?;
-        let without = self.get("none", place, packet, threads)?;
+        let with = self.median(subject, place, packet, threads)?;
+        let without = self.median("none", place, packet, threads)?;
 
-        Some(with.median - without.median)
+        Some(with - without)
     }
 }
 
-/// What packets cost with each subject: a table of IPv4's for the README, and one of all; and who did not
-/// run.
-fn tables(part: &Part) -> String {
+/// What packets cost with each subject: a table of IPv4's for the README, those of all; and who did not run.
+fn tables(results: &Results) -> String {
     let short = [
         ("uml", 1, "ipv4-tcp"),
         ("uml", 2, "ipv4-tcp"),
         ("icount", 1, "ipv4-tcp"),
         ("icount", 1, "ipv4-udp"),
     ];
-    let all: Vec<_> = [("uml", 1), ("uml", 2), ("icount", 1)]
-        .into_iter()
-        .flat_map(|(place, threads)| cost::packets().map(|packet| (place, threads, packet.0)))
-        .collect();
-    let mut text = format!(
-        "{}\n{}",
-        table(&part.figures, &short),
-        table(&part.figures, &all)
-    );
+    let all = |place, threads| cost::packets().map(|packet| (place, threads, packet.0));
+    let mut text = [
+        &short[..],
+        &all("uml", 1),
+        &all("uml", 2),
+        &all("icount", 1),
+    ]
+    .map(|columns| table(results, columns))
+    .join("\n");
 
-    for not_run in &part.not_run {
+    for not_run in &results.not_run {
         writeln!(
             text,
             "\n{} did not run on {}: {}",
@@ -95,8 +107,7 @@ fn tables(part: &Part) -> String {
 }
 
 /// A table in Markdown, with these columns.
-fn table(figures: &[Figure], columns: &[(&str, u32, &str)]) -> String {
-    let results = Results(figures);
+fn table(results: &Results, columns: &[(&str, u32, &str)]) -> String {
     let mut rows = vec![String::from("| |"), String::from("| --- |")];
 
     for (place, threads, packet) in columns {
@@ -112,9 +123,9 @@ fn table(figures: &[Figure], columns: &[(&str, u32, &str)]) -> String {
     for subject in Subject::ALL {
         let mut row = format!("| {} |", subject.name());
         for (place, threads, packet) in columns {
-            let cell = match results.get(subject.name(), place, packet, *threads) {
-                Some(figure) if *place == "uml" => format!(" {:.1} |", figure.median),
-                Some(figure) => format!(" {} |", figure.median),
+            let cell = match results.median(subject.name(), place, packet, *threads) {
+                Some(median) if *place == "uml" => format!(" {median:.1} |"),
+                Some(median) => format!(" {median} |"),
                 None => " not run |".to_owned(),
             };
             row.push_str(&cell);
@@ -125,18 +136,13 @@ fn table(figures: &[Figure], columns: &[(&str, u32, &str)]) -> String {
 }
 
 /// What is to be at most, or at least, so much.
-fn ratios(part: &Part) -> Vec<String> {
-    let results = Results(&part.figures);
+fn ratios(results: &Results) -> Vec<String> {
     let cost = |subject, packet, threads| results.cost(subject, "uml", packet, threads);
     let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
     let threads = |subject| {
         ratio(
-            results
-                .get(subject, "uml", "ipv4-tcp", 2)
-                .map(|figure| figure.median),
-            results
-                .get(subject, "uml", "ipv4-tcp", 1)
-                .map(|figure| figure.median),
+            results.median(subject, "uml", "ipv4-tcp", 2),
+            results.median(subject, "uml", "ipv4-tcp", 1),
         )
     };
     let instructions = |packet| {
@@ -145,17 +151,18 @@ fn ratios(part: &Part) -> Vec<String> {
     };
     let connections = |unit| {
         let median = |subject| {
-            let mut all = part.figures.iter();
-            all.find(|figure| figure.subject == subject && figure.unit == unit)
-                .map(|figure| figure.median)
+            let mut all = results.figures.iter();
+            all.find(|Figure { of, .. }| of.subject == subject && of.unit == unit)
+                .map(|figure| figure.spread.median)
         };
         ratio(median("kstat"), median("none"))
     };
     let points = |what: &str, against: &str| -> Vec<f64> {
-        part.points
+        results
+            .points
             .iter()
             .filter(|point| point.what == what && point.against == against)
-            .map(|point| point.median)
+            .map(|point| point.spread.median)
             .collect()
     };
     let flat = |what, against| {

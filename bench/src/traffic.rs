@@ -3,9 +3,9 @@
 //! What whole connections over loopback feel of kstat.
 
 use crate::figure::{
-    Figure,
     Of,
-    Part, //
+    Part,
+    Samples, //
 };
 use kstat_tests::{
     daemon::Daemon,
@@ -65,18 +65,19 @@ pub fn measure(rounds: usize) -> Part {
         ("kstat", "connections/s"),
     ];
     Part {
-        figures: of
+        samples: of
             .into_iter()
             .zip(samples)
-            .map(|((subject, unit), samples)| {
-                let of = Of {
-                    subject,
-                    place: "iperf3",
-                    unit,
+            .map(|((subject, unit), samples)| Samples {
+                of: Of {
+                    subject: subject.to_owned(),
+                    place: "iperf3".to_owned(),
+                    unit: unit.to_owned(),
                     threads: 1,
-                    packet: "ipv4-tcp",
-                };
-                Figure::new(of, rounds, samples)
+                    packet: "ipv4-tcp".to_owned(),
+                },
+                rounds,
+                samples,
             })
             .collect(),
         ..Part::default()
