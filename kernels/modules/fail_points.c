@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Has calls of kstat's fail that allocate per-CPU memory or register things,
- * as /proc/PID/fail-nth tells: there they count as allocations do (see
- * Documentation/fault-injection).
+ * for tasks that have asked for failures by /proc/PID/make-it-fail.
+ *
+ * /sys/kernel/debug/fail_points/FUNCTION: which of the next calls fails, 1 for
+ * the very next, and 0 when it has.
  *
  * The kernel's own fail_function cannot do that here. It needs a probe that is
  * not optimized; that is a trap, which x86 handles as it does an NMI; and
- * should_fail() asks for fail-nth in task context only.
- *
- * /sys/kernel/debug/fail_points/FUNCTION: how often it was made to fail.
+ * should_fail() is for tasks.
  */
 #include <linux/debugfs.h>
 #include <linux/kallsyms.h>
@@ -20,7 +20,7 @@
 struct point {
 	struct kprobe probe;
 	long value;
-	u32 failed;
+	u32 nth;
 };
 
 static int enter(struct kprobe *probe, struct pt_regs *regs);
@@ -58,17 +58,14 @@ static bool is_kstats(unsigned long address)
 static int enter(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct point *point = container_of(probe, struct point, probe);
-	unsigned int nth = READ_ONCE(current->fail_nth);
 	unsigned long caller = *(unsigned long *)regs->sp;
 
-	if (!nth || !is_kstats(caller))
+	if (!point->nth || !current->make_it_fail || !is_kstats(caller))
 		return 0;
-	WRITE_ONCE(current->fail_nth, --nth);
-	if (nth)
+	if (--point->nth)
 		return 0;
 
 	/* Back to where it was called. */
-	point->failed++;
 	regs_set_return_value(regs, point->value);
 	regs->ip = caller;
 	regs->sp += sizeof(caller);
@@ -91,7 +88,7 @@ static int __init fail_points_init(void)
 
 	folder = debugfs_create_dir("fail_points", NULL);
 	for (i = 0; i < ARRAY_SIZE(points); i++)
-		debugfs_create_u32(points[i].probe.symbol_name, 0400, folder, &points[i].failed);
+		debugfs_create_u32(points[i].probe.symbol_name, 0600, folder, &points[i].nth);
 	return 0;
 
 unregister:

@@ -20,7 +20,7 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 
 const ALLOCATIONS: [&str; 2] = ["failslab", "fail_page_alloc"];
 
-/// While this is there, allocations and registrations of threads that ask for it can fail.
+/// While this is there, allocations and registrations can fail, of threads that ask for it.
 pub struct Faults(());
 
 impl Faults {
@@ -60,44 +60,55 @@ impl Faults {
         }
     }
 
-    /// Asserts that each of these functions was made to fail, when kstat called it, since
-    /// [`Self::allow`].
+    /// Does `work`, and has the `nth` call of this function fail that kstat makes for the calling thread;
+    /// the first is 1. Returns whether there were so many, and what `work` returned.
     #[track_caller]
-    pub fn assert_failed(&self, functions: &[&str]) {
-        for function in functions {
-            let failed = file::number(&format!("{DEBUGFS}/fail_points/{function}"));
+    pub fn fail_call<T>(&self, function: &str, nth: u32, work: impl FnOnce() -> T) -> (bool, T) {
+        let point = format!("fail_points/{function}");
 
-            assert!(failed > 0, "{function}() was never made to fail");
-        }
+        set(&point, &nth.to_string());
+        let result = {
+            let _asking = MakeItFail::new();
+            work()
+        };
+        let left = file::number(&format!("{DEBUGFS}/{point}"));
+        set(&point, "0");
+        (left == 0, result)
     }
 
     /// Does `work` with allocations of the calling thread failing by chance, one in so many.
     pub fn at_random<T>(&self, one_in: u32, work: impl FnOnce() -> T) -> T {
-        struct Reset(File);
-
-        impl Drop for Reset {
-            fn drop(&mut self) {
-                let result = self.0.write_at(b"0", 0);
-
-                if !thread::panicking() {
-                    result.unwrap_or_else(|error| panic!("make-it-fail: {error}"));
-                }
-            }
-        }
-
         for attribute in ALLOCATIONS {
             // Of every so many, one in ten.
             set(&format!("{attribute}/interval"), &(one_in / 10).to_string());
             set(&format!("{attribute}/probability"), "10");
         }
-        let reset = Reset(file::writer("/proc/thread-self/make-it-fail"));
-        reset
-            .0
-            .write_at(b"1", 0)
+        let _asking = MakeItFail::new();
+        work()
+    }
+}
+
+/// While this is there, the calling thread asks for failures.
+struct MakeItFail(File);
+
+impl MakeItFail {
+    #[track_caller]
+    fn new() -> Self {
+        let file = file::writer("/proc/thread-self/make-it-fail");
+
+        file.write_at(b"1", 0)
             .unwrap_or_else(|error| panic!("make-it-fail: {error}"));
-        let result = work();
-        drop(reset);
-        result
+        Self(file)
+    }
+}
+
+impl Drop for MakeItFail {
+    fn drop(&mut self) {
+        let result = self.0.write_at(b"0", 0);
+
+        if !thread::panicking() {
+            result.unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+        }
     }
 }
 

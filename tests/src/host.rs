@@ -51,7 +51,8 @@ use std::{
         OwnedFd, //
     },
     sync::Arc,
-    thread, //
+    thread,
+    time::Duration, //
 };
 
 const DEVICE: &str = "kstat-test0";
@@ -160,17 +161,17 @@ impl<'t> Host<'t> {
 
     /// Sends TCP packets from every CPU until what is returned is stopped.
     pub fn traffic(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), u64::MAX)
+        Traffic::new(self.wire.clone(), u64::MAX, Duration::ZERO)
     }
 
     /// The same, in bursts that leave the CPUs some time for what else is to be done.
     pub fn bursts(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), 8)
+        Traffic::new(self.wire.clone(), 8, Duration::from_millis(5))
     }
 
     /// The same, a packet now and then, for what is slow enough by itself.
     pub fn trickle(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), 1)
+        Traffic::new(self.wire.clone(), 1, Duration::from_millis(20))
     }
 
     /// The count as the host's users see it.

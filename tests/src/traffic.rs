@@ -24,9 +24,6 @@ use std::{
     time::Duration, //
 };
 
-/// How long a sender sleeps between bursts.
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// TCP packets from every CPU, until this is stopped or dropped.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
@@ -35,8 +32,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// After each burst of so many packets, a sender sleeps.
-    pub(crate) fn new(wire: Arc<Wire>, burst: u64) -> Self {
+    /// After each burst of so many packets, a sender sleeps for so long.
+    pub(crate) fn new(wire: Arc<Wire>, burst: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let senders = (0..cpu::count())
@@ -55,7 +52,7 @@ impl Traffic {
                             .unwrap_or_else(|error| panic!("sending on CPU {cpu}: {error}"));
                         sent.fetch_add(1, Ordering::SeqCst);
                         if i % burst == 0 {
-                            thread::sleep(PAUSE);
+                            thread::sleep(pause);
                         }
                     }
                 })

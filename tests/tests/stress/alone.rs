@@ -65,7 +65,7 @@ fn starting_and_stopping() {
     let quiet = Host::new(&turn);
     let nout = quiet.open(NOUT, OpenOptions::new().read(true));
     let traffic = busy.bursts();
-    let rounds = times(7000);
+    let rounds = times(8700);
 
     for round in 0..rounds {
         kstat.start();
@@ -122,7 +122,7 @@ fn namespaces_that_come_and_go() {
     let before = netns::settled_count();
     let busy = Host::new(&turn);
     let traffic = busy.bursts();
-    let rounds = times(700).max(netns::ENOUGH);
+    let rounds = times(800).max(netns::ENOUGH);
 
     for _ in 0..rounds {
         Netns::new().run(|| {

@@ -51,39 +51,49 @@ use std::{
     thread, //
 };
 
-/// Tries something with its first failure, its second, and so on, until it was done without any;
-/// `check` is told how each ended.
+/// Tries something with its first failure, its second, and so on, until it was done without any:
+/// allocations, and then calls that kstat makes of each of these functions. `check` is told how each
+/// attempt ended.
 #[track_caller]
 fn fail_one_by_one<T: Debug>(
     what: &str,
+    faults: &Faults,
+    functions: &[&str],
     attempt: impl Fn() -> Result<T, Errno>,
     mut check: impl FnMut(Result<T, Errno>),
 ) {
-    // More than there are anywhere: what still fails then never succeeds.
-    const MOST: u32 = 100_000;
-
     let nth = Nth::of_this_thread();
-    let mut failed = 0;
+    let mut all = |name: &str, try_nth: &dyn Fn(u32) -> (bool, Result<T, Errno>)| {
+        // More than there are anywhere: what still fails then never succeeds.
+        const MOST: u32 = 100_000;
+        let mut failed = 0;
 
-    for n in 1..MOST {
-        let (injected, result) = nth.fail(n, &attempt);
+        for n in 1..MOST {
+            let (injected, result) = try_nth(n);
 
-        if !injected {
-            let error = result.as_ref().err();
-            assert!(error.is_none(), "{what}, with nothing failing: {error:?}");
+            if !injected {
+                let error = result.as_ref().err();
+                assert!(error.is_none(), "{what}, with nothing failing: {error:?}");
+                check(result);
+                println!("{what}: {} of {name}; {failed} made it fail", n - 1);
+                assert!(failed > 0, "{what}: no failure of {name} made it fail");
+                return u64::from(n) - 1;
+            }
+            failed += u32::from(result.is_err());
             check(result);
-            did(
-                u64::from(n) - 1,
-                &format!("failures, one by one, while {what}"),
-            );
-            println!("{what}: {failed} of them made it fail");
-            assert!(failed > 0, "{what}: nothing ever failed");
-            return;
         }
-        failed += u32::from(result.is_err());
-        check(result);
-    }
-    panic!("{what}: there is no end of what can fail");
+        panic!("{what}: there is no end of {name}")
+    };
+
+    let allocations = all("allocations", &|n| nth.fail(n, &attempt));
+    let calls: u64 = functions
+        .iter()
+        .map(|name| all(name, &|n| faults.fail_call(name, n, &attempt)))
+        .sum();
+    did(
+        allocations + calls,
+        &format!("failures, one by one, while {what}"),
+    );
 }
 
 /// Asserts that these hosts are counted, or are not.
@@ -106,32 +116,30 @@ fn loading() {
     let traffic = Host::new(&turn).trickle();
     let object = file::reader(&module::object());
 
-    for start in [true, false] {
-        let parameters = format!("start={} counter=1", u8::from(start));
-
-        fail_one_by_one(
-            &format!("loading with {parameters}"),
-            || module::load_from(&turn, &object, parameters.as_str()),
-            |result| match result {
-                Ok(()) => {
-                    assert_counted(&hosts, start);
-                    module::unload(&turn).expect("unloading");
-                }
-                Err(_) => assert!(
-                    !module::is_loaded(),
-                    "it failed, but there is something left"
-                ),
-            },
-        );
-    }
+    // What can fail without start=1 is what can fail first with it.
+    fail_one_by_one(
+        "loading with start=1",
+        &faults,
+        &[
+            "nf_register_net_hooks",
+            "pcpu_alloc_noprof",
+            "proc_create_data",
+            "proc_mkdir",
+            "register_pernet_subsys",
+        ],
+        || module::load_from(&turn, &object, "start=1 counter=1"),
+        |result| match result {
+            Ok(()) => {
+                assert_counted(&hosts, true);
+                module::unload(&turn).expect("unloading");
+            }
+            Err(_) => assert!(
+                !module::is_loaded(),
+                "it failed, but there is something left"
+            ),
+        },
+    );
     traffic.stop();
-    faults.assert_failed(&[
-        "nf_register_net_hooks",
-        "pcpu_alloc_noprof",
-        "proc_create_data",
-        "proc_mkdir",
-        "register_pernet_subsys",
-    ]);
 }
 
 #[test]
@@ -145,6 +153,8 @@ fn starting() {
 
     fail_one_by_one(
         "starting",
+        &faults,
+        &["nf_register_net_hooks", "register_pernet_subsys"],
         || file::put(START, "1"),
         |result| {
             assert_eq!(kstat.is_started(), result.is_ok(), "start says");
@@ -154,7 +164,6 @@ fn starting() {
         },
     );
     traffic.stop();
-    faults.assert_failed(&["nf_register_net_hooks", "register_pernet_subsys"]);
 }
 
 #[test]
@@ -173,6 +182,8 @@ fn making_a_namespace() {
         let made = scope.spawn(|| {
             fail_one_by_one(
                 "making a namespace (those of kstat's)",
+                &faults,
+                &["nf_register_net_hooks", "pcpu_alloc_noprof"],
                 || unshare(CloneFlags::CLONE_NEWNET),
                 |result| {
                     if result.is_ok() {
@@ -184,7 +195,6 @@ fn making_a_namespace() {
         made.join().expect("the thread failed");
     });
     traffic.stop();
-    faults.assert_failed(&["nf_register_net_hooks", "pcpu_alloc_noprof"]);
     drop(faults);
     netns::await_count(before);
 }
@@ -203,15 +213,15 @@ fn opening_reading_and_writing() {
             for (path, write) in [(NOUT, false), (COUNTER, false), (COUNTER, true)] {
                 let mut options = OpenOptions::new();
                 options.read(true).write(write);
-                // Each time in a new one, so that each that is not let go is one more.
-                let leave = || unshare(CloneFlags::CLONE_NEWNET).expect("making a namespace");
-
-                leave();
+                // Of which nothing is left in the end unless a descriptor keeps it.
+                unshare(CloneFlags::CLONE_NEWNET).expect("making a namespace");
                 fail_one_by_one(
                     &format!(
                         "opening {path}, {}",
                         if write { "to write" } else { "to read" }
                     ),
+                    &faults,
+                    &["single_open"],
                     || -> Result<(File, String), Errno> {
                         let descriptor = options.open(path).map_err(file::errno)?;
                         let text = file::try_reread(&descriptor)?;
@@ -227,8 +237,8 @@ fn opening_reading_and_writing() {
                         if let Ok((descriptor, text)) = result {
                             assert_eq!(file::parse(path, &text), if path == NOUT { 0 } else { 1 });
                             file::parse(path, &file::try_reread(&descriptor).expect("reading"));
+                            file::set(COUNTER, "1");
                         }
-                        leave();
                     },
                 );
             }
@@ -236,7 +246,6 @@ fn opening_reading_and_writing() {
         opened.join().expect("the thread failed");
     });
     traffic.stop();
-    faults.assert_failed(&["single_open"]);
     drop(faults);
     netns::await_count(before);
 }
