@@ -41,8 +41,8 @@ impl Publish {
 
     /// Makes `step` the step when `total` packets have been counted.
     ///
-    /// The public count stays what it is, and moves next when `step` more packets than that have
-    /// been counted.
+    /// The public count moves next when `step` packets more than it shows have been counted, which
+    /// may be now; it never falls.
     pub(crate) fn set_step(&mut self, total: u64, step: Step) {
         self.base = self.public(total);
         self.step = step;
