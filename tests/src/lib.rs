@@ -29,6 +29,7 @@ pub mod network;
 pub mod nft;
 pub mod packet;
 pub mod queue;
+pub mod root;
 pub mod seed;
 pub mod setting;
 pub mod stuck;
@@ -36,6 +37,7 @@ pub mod tally;
 pub mod tcp;
 pub mod tool;
 pub mod traffic;
+pub mod tree;
 pub mod turn;
 pub mod wait;
 

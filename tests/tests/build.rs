@@ -2,6 +2,13 @@
 
 //! What `make` needs, and what it says if that is missing. Runs in the lab, without a guest.
 
+use kstat_tests::{
+    root::project,
+    tree::{
+        release,
+        tree, //
+    }, //
+};
 use std::{
     env,
     fs,
@@ -62,34 +69,6 @@ impl Drop for Copy {
     }
 }
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The newest kernel of the lab.
-fn release() -> String {
-    fs::read_dir("/lib/modules")
-        .expect("listing kernels")
-        .map(|entry| entry.expect("listing kernels").file_name())
-        .max()
-        .and_then(|release| release.into_string().ok())
-        .expect("a kernel in the lab")
-}
-
-/// Runs `scripts/rust-tree`, and returns whether it succeeded, its output, and its errors.
-fn rust_tree(release: &str) -> (bool, String, String) {
-    let output = Command::new(project().join("scripts/rust-tree"))
-        .arg(release)
-        .output()
-        .expect("running rust-tree");
-
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&output.stdout).trim_end().into(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
-}
-
 /// Asserts that `make` failed, with one sentence of ours, which has `words` in it.
 fn assert_says((success, said): (bool, String), words: &[&str]) {
     let sentences: Vec<_> = said
@@ -143,9 +122,7 @@ fn make_clean_leaves_the_sources_and_nothing_else() {
         names
     };
     let before = files();
-    let (success, tree, errors) = rust_tree(&release());
-    assert!(success, "rust-tree: {errors}");
-    let (success, errors) = copy.make(Path::new(&tree));
+    let (success, errors) = copy.make(&tree());
     assert!(success, "make: {errors}");
     assert_ne!(files(), before, "make made nothing");
 
@@ -170,11 +147,11 @@ fn make_help_names_every_target() {
         .expect("running make help");
     let help = String::from_utf8_lossy(&output.stdout);
 
-    // The first of the others is what `make` alone does, and the second is a part of it.
+    // The first of the others is what `make` alone does, the second is a part of it, and the third is DKMS's.
     for target in makefile
         .lines()
         .filter_map(|line| line.strip_prefix(".PHONY: "))
-        .filter(|target| !["modules", "kdir", "help"].contains(target))
+        .filter(|target| !["modules", "kdir", "dkms", "help"].contains(target))
     {
         assert!(
             help.contains(&format!("make {target} ")),
@@ -207,10 +184,8 @@ fn make_says_if_the_kernel_is_built_without_netfilter() {
 #[test]
 fn make_needs_headers_with_rust_metadata_and_nothing_of_the_lab() {
     let copy = Copy::new("make");
-    let (success, tree, errors) = rust_tree(&release());
-    assert!(success, "rust-tree: {errors}");
 
-    let (success, errors) = copy.make(Path::new(&tree));
+    let (success, errors) = copy.make(&tree());
 
     assert!(success, "make: {errors}");
     let vermagic = Command::new("modinfo")
@@ -252,13 +227,87 @@ fn make_says_if_there_are_no_headers() {
 }
 
 #[test]
-fn rust_tree_says_if_there_are_no_headers_and_prints_no_folder() {
-    let (success, tree, errors) = rust_tree("1.2.3-none");
+fn make_says_if_rustc_is_another_than_the_kernels() {
+    let copy = Copy::new("rustc");
+    let config = fs::read_to_string(tree().join(".config")).expect("reading .config");
+    fs::write(
+        copy.0.join(".config"),
+        config.replace("VERSION_TEXT=\"rustc 1.", "VERSION_TEXT=\"rustc 9."),
+    )
+    .expect("writing .config");
+    fs::create_dir(copy.0.join("rust")).expect("making rust");
+    fs::write(copy.0.join("rust/libkernel.rmeta"), "").expect("writing metadata");
 
-    assert!(!success, "rust-tree succeeded");
-    assert_eq!(tree, "");
-    assert_eq!(
-        errors,
-        "rust-tree: the headers of 1.2.3-none are not here: install the package linux-headers-1.2.3-none\n"
-    );
+    assert_says(copy.make(&copy.0), &["was built by 'rustc 9.", "RUSTC="]);
+}
+
+/// Other distributions' headers come with metadata. Each is laid out here as theirs are, from Debian's
+/// headers and the metadata made for them, where the running kernel's are looked for; and `make` says so.
+#[test]
+fn make_finds_metadata_where_distributions_put_it() {
+    for (distribution, lay_out) in [
+        // linux-headers-*-generic, whose rust/ is a link to that of the package linux-lib-rust-*-generic.
+        (
+            "Ubuntu",
+            "headers=/usr/src/linux-headers-$release
+            mkdir -p /usr/src/linux-lib-rust-$release
+            cp -a $tree $headers
+            mv $headers/rust /usr/src/linux-lib-rust-$release/
+            ln -s ../linux-lib-rust-$release/rust $headers/rust
+            ln -s $headers /lib/modules/$release/build",
+        ),
+        // kernel-devel
+        (
+            "Fedora",
+            "headers=/usr/src/kernels/$release
+            mkdir -p /usr/src/kernels
+            cp -a $tree $headers
+            ln -s $headers /lib/modules/$release/build",
+        ),
+        // linux-headers
+        (
+            "Arch",
+            "headers=/lib/modules/$release/build
+            cp -a $tree $headers
+            ln -s $headers /usr/src/linux",
+        ),
+    ] {
+        let copy = Copy::new(distribution);
+        let script = format!(
+            "release={} tree={} rust_tree={}/scripts/rust-tree
+            mount -t tmpfs tmpfs /run
+            mkdir /run/upper /run/work /run/bin
+            mount -t overlay -o lowerdir=/usr/src,upperdir=/run/upper,workdir=/run/work overlay /usr/src
+            mount -t tmpfs tmpfs /lib/modules
+            mkdir /lib/modules/$release
+            {lay_out}
+            sed -i s,KBUILD_OUTPUT=.*,KBUILD_OUTPUT=$headers, $headers/Makefile
+            printf '#!/bin/sh\n[ \"$*\" != -r ] || exec echo %s\nexec /usr/bin/uname \"$@\"\n' $release >/run/bin/uname
+            chmod +x /run/bin/uname
+            PATH=/run/bin:$PATH
+            [ $(readlink -f $($rust_tree)) = $(readlink -f $headers) ]
+            make 2>&1
+            modinfo -F vermagic kstat.ko",
+            release(),
+            tree().display(),
+            project().display(),
+        );
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
+            .arg(script)
+            .current_dir(&copy.0)
+            .output()
+            .expect("running unshare");
+        let said = String::from_utf8_lossy(&output.stdout);
+
+        assert!(
+            output.status.success(),
+            "{distribution}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            said.contains(&format!("\n{} ", release())),
+            "{distribution}: {said}"
+        );
+    }
 }
