@@ -21,6 +21,14 @@ kdir:
 		echo "kstat: the kernel of $(KDIR) is built without CONFIG_$$option, which kstat is about: boot one that has it." >&2; exit 1; }; done
 	@for tool in rustc bindgen; do command -v $$tool >/dev/null || { \
 		echo "kstat: $$tool is missing: install it (apt install rustc rust-src bindgen)." >&2; exit 1; }; done
+	@want=$$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$$/\1/p' $(KDIR)/.config); have=$$($(or $(RUSTC),rustc) --version); \
+		test "$$want" = "$$have" || { echo "kstat: the kernel of $(KDIR) was built by '$$want', and rustc here is" \
+		"'$$have': install the one that built it, and name it with RUSTC= if it is not 'rustc'." >&2; exit 1; }
+
+# What DKMS says, which knows the kernel by its release.
+.PHONY: dkms
+dkms:
+	@KDIR=$$(rust-tree $(KERNELRELEASE)) && $(MAKE) --no-print-directory KDIR=$$KDIR
 
 .PHONY: demo
 demo:
@@ -29,6 +37,10 @@ demo:
 .PHONY: test
 test:
 	@scripts/test $(KERNELS)
+
+.PHONY: test-install
+test-install: deb
+	@scripts/lab env -C tests cargo test --locked --test install -- --show-output $(TESTS)
 
 .PHONY: stress
 stress:
@@ -42,6 +54,35 @@ bench:
 check:
 	@scripts/check
 
+.PHONY: deb
+deb:
+	@scripts/deb
+
+# Puts the module where its kernel looks for it, compressed as that is configured to; and signed, if there is a key: that
+# which DKMS made for this machine, or SIGN_KEY= and SIGN_CERT=, or the kernel's, in its own build folder.
+SIGN_KEY ?= $(wildcard /var/lib/dkms/mok.key)
+SIGN_CERT ?= $(SIGN_KEY:.key=.pub)
+kbuild-signs = $(if $(SIGN_KEY),,$(wildcard $(KDIR)/certs/signing_key.x509))
+release = $(shell cat $(KDIR)/include/config/kernel.release)
+
+.PHONY: install
+install: kdir
+	@# So as not to sign it twice.
+	@rm -f kstat.ko
+	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) modules
+	@$(if $(SIGN_KEY),$(KDIR)/scripts/sign-file sha256 $(SIGN_KEY) $(SIGN_CERT) kstat.ko)
+	@# kbuild's own depmod wants System.map, which headers packages lack.
+	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) $(if $(kbuild-signs),,CONFIG_MODULE_SIG_ALL=) \
+		quiet_cmd_depmod= cmd_depmod=: modules_install
+	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
+	@echo "kstat is installed for $(release): 'modprobe kstat' loads it."
+
+.PHONY: uninstall
+uninstall:
+	@rm -f $(INSTALL_MOD_PATH)/lib/modules/$(release)/updates/kstat.ko*
+	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
+	@echo "kstat is no longer installed for $(release)."
+
 .PHONY: clean
 clean:
 	rm -rf build
@@ -52,7 +93,10 @@ help:
 	@echo 'make         build kstat.ko for the running kernel, or for KDIR=<folder of its headers>'
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
 	@echo 'make test    run the tests, in such a guest; KERNELS=all for one of each kernel there is'
+	@echo 'make test-install    install the package in fresh Debian systems, upgrade around it, purge it'
 	@echo 'make stress  do the worst to it, on debug kernels; STRESS=10 for ten times as much'
 	@echo 'make bench   see what counting costs a packet, beside what else counts'
+	@echo 'make deb     make the Debian package, in build/deb'
+	@echo 'make install    put it where modprobe finds it, without a package; make uninstall takes it away again'
 	@echo 'make check   check formatting and style, and what lints find'
 	@echo 'make clean   remove what was built here'
