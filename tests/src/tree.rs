@@ -26,12 +26,24 @@ impl Said {
     /// Asserts that it failed, printed no folder, and that the last line of its errors has `words` in it.
     #[track_caller]
     pub fn assert_refused(&self, words: &[&str]) {
-        let sentence = self.errors.lines().last().unwrap_or("");
+        self.assert_failed_with(self.errors.lines().last().unwrap_or(""), words);
+    }
 
+    /// Asserts that it failed, as the tree that there is cannot be used, and the line that says so has `words` in it.
+    #[track_caller]
+    pub fn assert_unusable(&self, words: &[&str]) {
+        let mut lines = self.errors.lines();
+        let sentence = lines.find(|line| line.contains("cannot be used: "));
+
+        self.assert_failed_with(sentence.unwrap_or(""), words);
+    }
+
+    #[track_caller]
+    fn assert_failed_with(&self, sentence: &str, words: &[&str]) {
         assert!(!self.success && self.folder.is_empty(), "{self:?}");
         assert!(sentence.starts_with("rust-tree: "), "{self:?}");
         for word in words {
-            assert!(self.errors.contains(word), "{word:?} is not in {self:?}");
+            assert!(sentence.contains(word), "{word:?} is not in {sentence:?}");
         }
     }
 }
