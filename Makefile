@@ -3,9 +3,13 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
+# Other tools than the kernel's build system would take are named to it, also if the environment does.
+kbuild = $(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) \
+	$(if $(RUSTC),RUSTC=$(RUSTC)) $(if $(BINDGEN),BINDGEN=$(BINDGEN))
+
 .PHONY: modules
 modules: kdir
-	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) modules
+	@$(kbuild) modules
 
 # The kernel can take a Rust module, and its headers carry what the compiler needs to know for it.
 .PHONY: kdir
@@ -19,7 +23,7 @@ kdir:
 		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(scripts/rust-tree)'." >&2; exit 1; }
 	@for option in NETFILTER IPV6 PROC_FS; do grep -q "^CONFIG_$$option=[ym]" $(KDIR)/.config || { \
 		echo "kstat: the kernel of $(KDIR) is built without CONFIG_$$option, which kstat is about: boot one that has it." >&2; exit 1; }; done
-	@for tool in rustc bindgen; do command -v $$tool >/dev/null || { \
+	@for tool in $(or $(RUSTC),rustc) $(or $(BINDGEN),bindgen); do command -v $$tool >/dev/null || { \
 		echo "kstat: $$tool is missing: install it (apt install rustc rust-src bindgen)." >&2; exit 1; }; done
 	@want=$$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$$/\1/p' $(KDIR)/.config); have=$$($(or $(RUSTC),rustc) --version); \
 		test "$$want" = "$$have" || { echo "kstat: the kernel of $(KDIR) was built by '$$want', and rustc here is" \
@@ -59,26 +63,27 @@ deb:
 	@scripts/deb
 
 # Puts the module where its kernel looks for it, compressed as that is configured to; and signed, if there is a key: that
-# which DKMS made for this machine, or SIGN_KEY= and SIGN_CERT=, or the kernel's, in its own build folder.
-SIGN_KEY ?= $(wildcard /var/lib/dkms/mok.key)
-SIGN_CERT ?= $(SIGN_KEY:.key=.pub)
-kbuild-signs = $(if $(SIGN_KEY),,$(wildcard $(KDIR)/certs/signing_key.x509))
-release = $(shell cat $(KDIR)/include/config/kernel.release)
+# which DKMS made for this machine, or the kernel's, in its own build folder, or SIGN_KEY= and SIGN_CERT=.
+SIGN_KEY ?= $(firstword $(wildcard /var/lib/dkms/mok.key $(KDIR)/certs/signing_key.pem))
+SIGN_CERT ?= $(patsubst %.pem,%.x509,$(SIGN_KEY:.key=.pub))
+sign_hash = $(shell sed -n 's/^CONFIG_MODULE_SIG_HASH="\(.*\)"$$/\1/p' $(KDIR)/.config)
+release = $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
 
 .PHONY: install
 install: kdir
 	@# So as not to sign it twice.
 	@rm -f kstat.ko
-	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) modules
-	@$(if $(SIGN_KEY),$(KDIR)/scripts/sign-file sha256 $(SIGN_KEY) $(SIGN_CERT) kstat.ko)
+	@$(kbuild) modules
+	@$(if $(SIGN_KEY),$(KDIR)/scripts/sign-file $(or $(sign_hash),sha256) $(SIGN_KEY) $(SIGN_CERT) kstat.ko)
 	@# kbuild's own depmod wants System.map, which headers packages lack.
-	@$(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) $(if $(kbuild-signs),,CONFIG_MODULE_SIG_ALL=) \
-		quiet_cmd_depmod= cmd_depmod=: modules_install
+	@$(kbuild) CONFIG_MODULE_SIG_ALL= quiet_cmd_depmod= cmd_depmod=: modules_install
 	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
 	@echo "kstat is installed for $(release): 'modprobe kstat' loads it."
 
 .PHONY: uninstall
 uninstall:
+	@test -n "$(release)" || { echo "kstat: $(KDIR) does not say of which kernel it is:" \
+		"name the headers that kstat was built with by KDIR=." >&2; exit 1; }
 	@rm -f $(INSTALL_MOD_PATH)/lib/modules/$(release)/updates/kstat.ko*
 	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
 	@echo "kstat is no longer installed for $(release)."

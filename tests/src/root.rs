@@ -5,7 +5,9 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    fs,
+    io,
     path::{
         Path,
         PathBuf, //
@@ -15,10 +17,11 @@ use std::{
         Output,
         Stdio, //
     },
+    thread, //
 };
 
 /// What a system needs to be booted by `scripts/vm`, and to send packets that somebody else counts.
-const COMMON: &str = "systemd-sysv,busybox-static,kmod,nftables,ncat,iproute2,linux-base";
+const COMMON: &str = "systemd-sysv,busybox-static,kmod,nftables,ncat,iproute2,linux-base,procps";
 
 /// A Debian system in a folder, which goes when this goes.
 pub struct Root(PathBuf);
@@ -38,7 +41,7 @@ impl Root {
     pub fn new(suite: &str, more: &[&str], packages: &str) -> Self {
         let path = project().join(format!("build/root-{suite}"));
         let root = Self(path);
-        root.remove();
+        root.remove().expect("removing an old root");
         fs::create_dir_all(root.0.parent().expect("its parent")).expect("making build");
 
         // The lab's own mirror, and its settings.
@@ -76,10 +79,11 @@ impl Root {
         &self.0
     }
 
-    fn remove(&self) {
+    fn remove(&self) -> io::Result<()> {
         if self.0.exists() {
-            fs::remove_dir_all(&self.0).expect("removing a root");
+            fs::remove_dir_all(&self.0)?;
         }
+        Ok(())
     }
 
     fn command(&self, unshare: &[&str], script: &str) -> Command {
@@ -132,7 +136,10 @@ impl Root {
     #[track_caller]
     pub fn boot(&self, release: &str, script: &str) -> String {
         println!("{release}# {script}");
-        let output = Command::new(project().join("scripts/vm"))
+        // In a mount namespace of its own: what is mounted on cannot be removed.
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation=unchanged"])
+            .arg(project().join("scripts/vm"))
             .args(["-k", release, "-r"])
             .arg(&self.0)
             .args(["--", "bash", "-ec", script])
@@ -166,7 +173,12 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        self.remove();
+        let removed = self.remove();
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            removed.expect("removing a root");
+        }
     }
 }
 

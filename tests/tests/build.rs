@@ -249,18 +249,18 @@ fn make_finds_metadata_where_distributions_put_it() {
         // linux-headers-*-generic, whose rust/ is a link to that of the package linux-lib-rust-*-generic.
         (
             "Ubuntu",
-            "headers=/usr/src/linux-headers-$release
-            mkdir -p /usr/src/linux-lib-rust-$release
+            "headers=/usr/src/linux-headers-$release-generic
+            mkdir /usr/src/linux-lib-rust-$release-generic
             cp -a $tree $headers
-            mv $headers/rust /usr/src/linux-lib-rust-$release/
-            ln -s ../linux-lib-rust-$release/rust $headers/rust
+            mv $headers/rust /usr/src/linux-lib-rust-$release-generic/
+            ln -s ../linux-lib-rust-$release-generic/rust $headers/rust
             ln -s $headers /lib/modules/$release/build",
         ),
         // kernel-devel
         (
             "Fedora",
             "headers=/usr/src/kernels/$release
-            mkdir -p /usr/src/kernels
+            mkdir /usr/src/kernels
             cp -a $tree $headers
             ln -s $headers /lib/modules/$release/build",
         ),

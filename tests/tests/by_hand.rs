@@ -53,16 +53,23 @@ fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
         make gone install
         make gone uninstall
         find gone -name 'kstat*'
-        ! grep kstat gone/lib/modules/*/modules.dep",
+        make gone uninstall KDIR=/nowhere || true
+        if grep kstat gone/lib/modules/*/modules.dep; then exit 1; fi",
         copy = copy.display(),
         project = project().display(),
         tree = tree().display(),
     ));
     println!("{said}");
     assert_eq!(said.matches("kstat is installed for ").count(), 4, "{said}");
-    let last = said.lines().last().unwrap_or("");
+    let [.., gone, refused, _make] = said.lines().collect::<Vec<_>>()[..] else {
+        panic!("{said}");
+    };
     assert!(
-        last.starts_with("kstat is no longer installed for "),
+        gone.starts_with("kstat is no longer installed for "),
+        "{said}"
+    );
+    assert!(
+        refused.starts_with("kstat: /nowhere does not say of which kernel it is"),
         "{said}"
     );
 

@@ -18,7 +18,7 @@ use std::{
 
 /// What happens in a guest: nothing is loaded unasked; then kstat counts what nftables counts.
 const COUNT: &str = r#"
-    ! grep -q ^kstat /proc/modules
+    if grep ^kstat /proc/modules; then exit 1; fi
     nft 'table inet seen { chain output { type filter hook output priority 0; meta l4proto tcp counter; }; }'
     modprobe kstat start=1 counter=1
     ncat -l 127.0.0.1 8000 >/dev/null &
@@ -26,6 +26,35 @@ const COUNT: &str = r#"
     wait $!
     echo "nout $(cat /proc/kstat/nout), nft $(nft list table inet seen | sed -n 's/.*packets \([0-9]*\).*/\1/p')"
 "#;
+
+/// As the README says.
+const INSTALL: &str = "cd /root; apt-get -qy install ./build/deb/kstat-dkms*.deb";
+const UPGRADE: &str =
+    "apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64";
+
+#[test]
+fn the_readme_says_what_is_tested() {
+    let readme = fs::read_to_string(project().join("README.md")).expect("reading README.md");
+    let (_, section) = readme
+        .split_once("\n## Install it\n")
+        .expect("a section on installing");
+    let (_, block) = section.split_once("\n```\n").expect("its commands");
+    let (block, _) = block
+        .split_once("\n```\n")
+        .expect("the end of its commands");
+    let typed = |command: &str| command.replace("cd /root; ", "").replace(" -qy", "");
+
+    assert_eq!(
+        block.lines().collect::<Vec<_>>(),
+        [
+            &typed(UPGRADE),
+            "reboot",
+            "make deb",
+            &typed(INSTALL),
+            "modprobe kstat start=1"
+        ]
+    );
+}
 
 /// Boots a kernel of a system that has kstat installed, and sees it count.
 #[track_caller]
@@ -50,14 +79,10 @@ fn prepare(root: &Root) {
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .expect("a package in build/deb");
 
-    run(
-        "cp",
-        &[
-            &deb.to_string_lossy(),
-            &root.path().join("root").to_string_lossy(),
-        ],
-    );
-    root.run("apt-get -qy satisfy \"$(dpkg-deb -f /root/kstat-dkms*.deb Depends)\"");
+    let there = root.path().join("root/build/deb");
+    fs::create_dir_all(&there).expect("making a folder");
+    run("cp", &[&deb.to_string_lossy(), &there.to_string_lossy()]);
+    root.run("apt-get -qy satisfy \"$(dpkg-deb -f /root/build/deb/kstat-dkms*.deb Depends)\"");
 }
 
 /// Asserts that DKMS has built and installed kstat for just these kernels.
@@ -81,8 +106,13 @@ fn assert_purges(root: &Root, before: &BTreeSet<String>) {
     let after = root.unowned();
     let left: Vec<_> = after
         .difference(before)
-        // What depmod makes for each kernel, and the key that DKMS makes for this machine.
-        .filter(|path| !path.contains("/modules.") && !path.starts_with("/var/lib/dkms/mok."))
+        // What depmod makes and linux-base copies for each kernel, and the key that DKMS makes for this machine.
+        .filter(|path| {
+            !["/boot/", "/var/lib/dkms/mok."]
+                .iter()
+                .any(|others| path.starts_with(others))
+        })
+        .filter(|path| !(path.starts_with("/usr/lib/modules/") && path.contains("/modules.")))
         .collect();
 
     assert!(left.is_empty(), "purging left {left:#?}");
@@ -102,20 +132,34 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
     let before = root.unowned();
     let older = root.kernels().remove(0);
 
-    let said = root.run("cd /root; apt-get -qy install ./kstat-dkms*.deb");
+    let said = root.run(INSTALL);
     println!("{said}");
     assert_installed(&root, &[&older]);
     assert_counts(&root, &older);
 
-    let said =
-        root.run("apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64");
+    // A new kernel, while its source cannot be had: it waits for that.
+    root.run(&format!("{UPGRADE} --download-only"));
+    let output = root.attempt_offline(UPGRADE);
+    let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
+    assert_eq!(output.status.code(), Some(100), "{said}");
+    assert_installed(&root, &[&older]);
+    println!("{}", root.run("dpkg --configure -a"));
     let newer = root.kernels().remove(1);
     assert_installed(&root, &[&older, &newer]);
     assert_counts(&root, &newer);
     assert_eq!(
         root.run(&format!("modinfo -k {newer} -F signer kstat")),
         "DKMS module signing key\n"
+    );
+    assert_eq!(
+        root.run(&format!(
+            "cp -r /usr/src/kstat-* /tmp/kstat
+            make -s -C /tmp/kstat install KDIR=$(rust-tree {newer}) INSTALL_MOD_PATH=/tmp/installed >/dev/null
+            modinfo -F signer /tmp/installed/lib/modules/{newer}/updates/kstat.ko.xz"
+        )),
+        "DKMS module signing key\n",
+        "by hand"
     );
 
     // The boot configuration, through systemd's own modules-load.
@@ -160,10 +204,7 @@ fn forky_counts_and_purges() {
     let before = root.unowned();
     let release = root.kernels().remove(0);
 
-    println!(
-        "{}",
-        root.run("cd /root; apt-get -qy install ./kstat-dkms*.deb")
-    );
+    println!("{}", root.run(INSTALL));
     assert_installed(&root, &[&release]);
     assert_counts(&root, &release);
     assert_purges(&root, &before);
@@ -176,7 +217,7 @@ fn on_a_kernel_without_rust_it_installs_builds_nothing_and_says_why() {
     let before = root.unowned();
     let release = root.kernels().remove(0);
 
-    let said = root.run("cd /root; apt-get -qy install ./kstat-dkms*.deb");
+    let said = root.run(INSTALL);
     println!("{said}");
     let sentences: Vec<_> = said
         .lines()
@@ -197,7 +238,7 @@ fn on_a_kernel_without_rust_it_installs_builds_nothing_and_says_why() {
 #[test]
 fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     let root = Root::new("trixie", &["trixie-backports"], "");
-    root.run("apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64");
+    root.run(UPGRADE);
     prepare(&root);
     let release = root.kernels().remove(0);
     let make = format!("rust-tree {release}");
@@ -209,12 +250,16 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
         for word in words {
             assert!(sentence.contains(word), "{word:?} is not in: {sentence}");
         }
-        assert_eq!(root.run("ls -A /var/cache/rust-tree"), "", "after: {said}");
+        assert_eq!(
+            root.run("ls -A -I .lock /var/cache/rust-tree"),
+            "",
+            "after: {said}"
+        );
     };
 
     println!("# without network, as a package");
     let sentence = format!("the source of {release} is needed, and apt does not get it (");
-    let output = root.attempt_offline("cd /root; apt-get -qy install ./kstat-dkms*.deb");
+    let output = root.attempt_offline(INSTALL);
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
     assert_eq!(output.status.code(), Some(100), "{said}");
@@ -263,12 +308,11 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     refused(
         root.attempt(&format!(
             "mount -t tmpfs -o size=3G tmpfs /var/cache/rust-tree
-            {{ {make} 2>&1; echo $? >/run/status; }} | tee /run/said &
-            until grep -q unpacking /run/said; do sleep 0.1; done
+            {{ status=0; {make} 2>&1 || status=$?; echo $status >/run/status; }} | tee /run/said &
+            until grep -q unpacking /run/said; do kill -0 $!; sleep 0.1; done
             fallocate -l 2G /var/cache/rust-tree/other
             wait
-            ls -A /var/cache/rust-tree
-            [ \"$(ls -A /var/cache/rust-tree)\" = other ]
+            [ \"$(ls -A -I .lock /var/cache/rust-tree)\" = other ]
             tail -n 1 /run/said
             exit $(cat /run/status)"
         )),
@@ -301,7 +345,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
             "{half_way}
             kill -INT $!
             status=0; wait $! || status=$?
-            ! pgrep -x make
+            if pgrep -x make; then exit 1; fi
             cat /run/said
             exit $status"
         )),
@@ -320,7 +364,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     println!("{}", root.run("dpkg --configure -a"));
     assert_installed(&root, &[&release]);
     assert_eq!(
-        root.run("ls -A /var/cache/rust-tree"),
+        root.run("ls -A -I .lock /var/cache/rust-tree"),
         format!("{release}\n")
     );
     root.run(&format!("rust-tree --check {release}"));
