@@ -91,6 +91,7 @@ fn load(names: &str) -> Result<Object, String> {
     // The verifier says why, and libbpf prints it.
     static SAID: Mutex<String> = Mutex::new(String::new());
     let listen = |_, text: String| SAID.lock().expect("nobody failed with it").push_str(&text);
+    SAID.lock().expect("nobody failed with it").clear();
     let before = libbpf_rs::set_print(Some((PrintLevel::Warn, listen)));
     let loaded = object.load();
     libbpf_rs::set_print(before);

@@ -36,11 +36,13 @@ use nix::sched::{
 };
 use std::{
     collections::BTreeMap,
+    hint::black_box,
     sync::atomic::{
         AtomicU32,
         Ordering, //
     },
-    thread, //
+    thread,
+    time::Instant, //
 };
 
 /// Where, and so how, it is measured.
@@ -77,6 +79,12 @@ impl Place {
     }
 }
 
+/// See [`step()`]; told by each guest.
+pub const STEP: &str = "a step of a loop that touches no memory";
+pub const BEFORE_LOADING: &str = "a packet before kstat is loaded";
+pub const LOADED: &str = "a packet when kstat is loaded";
+pub const STOPPED: &str = "a packet when kstat was started and stopped";
+
 /// What is sent, by the name that results have.
 pub fn packets() -> [(&'static str, Vec<u8>, bool); 4] {
     // Padding.
@@ -96,6 +104,24 @@ pub fn packets() -> [(&'static str, Vec<u8>, bool); 4] {
             false,
         ),
     ]
+}
+
+/// How long a step of a loop takes that touches no memory, on that CPU: how fast that is just now.
+pub fn step(cpu: usize) -> f64 {
+    const STEPS: u32 = 100_000;
+
+    thread::scope(|scope| {
+        let steps = scope.spawn(|| {
+            cpu::stay_on(cpu);
+            let start = Instant::now();
+            let last = (0..STEPS).fold(black_box(1u64), |x, _| {
+                x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7)
+            });
+            black_box(last);
+            start.elapsed().as_nanos() as f64 / f64::from(STEPS)
+        });
+        steps.join().expect("it did not fail")
+    })
 }
 
 /// Senders of one packet, one for each CPU that there may be.
@@ -196,20 +222,24 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
         .expect("some");
     let senders = packets().map(|(name, bytes, tcp)| (name, Senders::new(&net, &bytes, most), tcp));
 
-    let cost = || vec![senders[0].1.cost(place, 0, count)];
+    let cost = || senders[0].1.cost(place, 0, count);
     let before = cost();
     let kstat = Kstat::load(&turn, "counter=1");
     let loaded = cost();
     kstat.start();
     kstat.stop();
     let stopped = cost();
-    let points = [
-        ("a packet, before kstat is loaded", before),
-        ("a packet, when kstat is loaded", loaded),
-        ("a packet, when kstat was started and stopped", stopped),
-    ]
-    .map(|(what, cost)| Point::new(what, place.unit(), "", 0, cost))
-    .into();
+    let mut points = vec![];
+    // One sample of nanoseconds says nothing.
+    if place == Place::Icount {
+        for (what, cost) in [
+            (BEFORE_LOADING, before),
+            (LOADED, loaded),
+            (STOPPED, stopped),
+        ] {
+            points.push(Point::new(what, place.unit(), "rounds", 1, vec![cost]));
+        }
+    }
 
     let bpf = bpf::Programs::load();
     let device = Device::open(&net);
@@ -221,8 +251,10 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     };
     let mut samples: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
     let mut causes: BTreeMap<usize, String> = BTreeMap::new();
+    let mut speed = vec![];
     for round in 0..rounds {
         eprintln!("bench: {}: round {} of {rounds}", place.name(), round + 1);
+        speed.extend([step(0), step(most - 1)]);
         // Each round begins with another, so that nobody always comes after the same.
         for i in 0..Subject::ALL.len() {
             let i = (i + round) % Subject::ALL.len();
@@ -251,6 +283,9 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
         }
     }
 
+    if place == Place::Uml {
+        points.push(Point::new(STEP, place.unit(), "guests", 0, speed));
+    }
     Part {
         samples: samples
             .into_iter()

@@ -22,7 +22,8 @@ pub struct Of {
     pub packet: String,
 }
 
-/// What rounds in one guest have found, one sample at least for each.
+/// What rounds in one guest have found, one sample at least for each. Those of different subjects that stand
+/// at the same place were taken in the same round, on the same CPU.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Samples {
     pub of: Of,
@@ -31,7 +32,7 @@ pub struct Samples {
 }
 
 /// The middle of samples.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
     /// A quarter of the samples were below.
@@ -56,6 +57,11 @@ impl Spread {
             high: at(0.75),
         }
     }
+
+    /// What can be had at once.
+    pub fn exactly(value: f64) -> Self {
+        Self::of(vec![value])
+    }
 }
 
 /// One number, from many rounds.
@@ -66,6 +72,8 @@ pub struct Figure {
     #[serde(flatten)]
     pub spread: Spread,
     pub rounds: usize,
+    #[serde(skip)]
+    pub samples: Vec<f64>,
 }
 
 impl Figure {
@@ -86,7 +94,8 @@ impl Figure {
             .map(|one| Self {
                 of: one.of,
                 rounds: one.rounds,
-                spread: Spread::of(one.samples),
+                spread: Spread::of(one.samples.clone()),
+                samples: one.samples,
             })
             .collect()
     }

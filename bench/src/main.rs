@@ -50,7 +50,7 @@ enum Command {
     /// In a guest: what whole connections feel.
     Traffic { rounds: usize, part: PathBuf },
     /// Puts together what guests have found: results.json, scale.json, table.md and chart.svg in a
-    /// folder; and says which of the bounds hold.
+    /// folder.
     Report {
         folder: PathBuf,
         parts: Vec<PathBuf>,

@@ -52,9 +52,6 @@ pub fn measure(rounds: usize) -> Part {
     let kstat = Kstat::load(&turn, "");
     let mut namespaces = Namespaces::default();
 
-    // Both wait for RCU's grace periods: what is compared is what they do themselves.
-    let _quick = setting::expedite_grace_periods();
-
     namespaces.grow_to(1);
     let net = &namespaces.0[0];
     net.run(|| link::set_up("lo"));
@@ -65,13 +62,17 @@ pub fn measure(rounds: usize) -> Part {
     let steps = [1, 10, 1000, u64::MAX];
     let mut samples = vec![vec![]; steps.len()];
     kstat.start();
+    let mut speed = vec![];
     for round in 0..QUICK * rounds {
+        speed.push(cost::step(round % 2));
         for (n, samples) in steps.iter().zip(&mut samples) {
             net.run(|| file::set(file::COUNTER, &n.to_string()));
             samples.push(senders.cost(Place::Uml, round % 2, PACKETS));
         }
     }
     kstat.stop();
+    part.points
+        .push(Point::new(cost::STEP, "ns", "guests", 0, speed));
     for (n, samples) in steps.iter().zip(samples) {
         part.points
             .push(Point::new("a packet", "ns", "N", *n, samples));
@@ -83,10 +84,20 @@ pub fn measure(rounds: usize) -> Part {
         let all = &namespaces.0[..];
         let [mut costs, mut empty, mut over_empty, mut stopped] = [const { Vec::new() }; 4];
         let [mut starts, mut stops, mut loads, mut deletions] = [const { Vec::new() }; 4];
+        let [mut usual_starts, mut usual_stops] = [const { Vec::new() }; 2];
 
+        for _ in 0..rounds {
+            usual_starts.push(milliseconds(|| kstat.start()));
+            usual_stops.push(milliseconds(|| kstat.stop()));
+        }
+        // kstat and nft wait for RCU's grace periods: what is compared is what they do themselves.
+        let _quick = setting::expedite_grace_periods();
         for round in 0..QUICK * rounds {
             let cost = || senders.cost(Place::Uml, round % 2, PACKETS);
 
+            if round % QUICK == 0 {
+                eprintln!("bench: round {} of {rounds}", round / QUICK + 1);
+            }
             starts.push(milliseconds(|| kstat.start()));
             let with_kstat = cost();
             stops.push(milliseconds(|| kstat.stop()));
@@ -107,6 +118,8 @@ pub fn measure(rounds: usize) -> Part {
             ("a packet with an empty hook", "ns", empty),
             ("a packet over that", "1", over_empty),
             ("a packet when stopped", "ns", stopped),
+            ("start as RCU usually goes", "ms", usual_starts),
+            ("stop as RCU usually goes", "ms", usual_stops),
             ("start", "ms", starts),
             ("stop", "ms", stops),
             ("loading one nft rule in each", "ms", loads),
