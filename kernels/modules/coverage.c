@@ -6,7 +6,8 @@
  * does the same for the system calls of one task, is off).
  *
  * /sys/kernel/debug/reached, while kstat is loaded: the places that were
- * reached, as symbol+offset.
+ * reached, as symbol+offset; those in .init.text, which is gone by then, as
+ * offsets in that, in hexadecimal, after the word "init".
  */
 #include <linux/bitmap.h>
 #include <linux/debugfs.h>
@@ -18,28 +19,50 @@
 
 #define MAX_SIZE	BIT(18)
 
-static DECLARE_BITMAP(reached, MAX_SIZE);
-static unsigned long text, size;
+/* Modules are laid out alike whenever they are loaded: an offset will do. */
+struct part {
+	unsigned long base, size;
+	DECLARE_BITMAP(reached, MAX_SIZE);
+};
+
+static struct part text, init;
 static struct dentry *file;
 
-/* Modules are laid out alike whenever they are loaded: an offset will do. */
+static void notrace reach(struct part *part, unsigned long address)
+{
+	unsigned long offset = address - READ_ONCE(part->base);
+
+	if (offset < READ_ONCE(part->size) && !test_bit(offset, part->reached))
+		set_bit(offset, part->reached);
+}
+
 void notrace __sanitizer_cov_trace_pc(void)
 {
-	unsigned long offset = _RET_IP_ - READ_ONCE(text);
-
-	if (offset < READ_ONCE(size) && !test_bit(offset, reached))
-		set_bit(offset, reached);
+	reach(&text, _RET_IP_);
+	reach(&init, _RET_IP_);
 }
 EXPORT_SYMBOL_GPL(__sanitizer_cov_trace_pc);
+
+static void have(struct part *part, const struct module_memory *memory)
+{
+	WRITE_ONCE(part->size, 0);
+	WRITE_ONCE(part->base, (unsigned long)memory->base);
+	WRITE_ONCE(part->size, min(memory->size, MAX_SIZE));
+}
 
 static int notify(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct module *mod = data;
 
-	if (event == MODULE_STATE_COMING && !strcmp(mod->name, "kstat")) {
-		WRITE_ONCE(size, 0);
-		WRITE_ONCE(text, (unsigned long)mod->mem[MOD_TEXT].base);
-		WRITE_ONCE(size, min(mod->mem[MOD_TEXT].size, MAX_SIZE));
+	if (strcmp(mod->name, "kstat"))
+		return NOTIFY_OK;
+
+	if (event == MODULE_STATE_COMING) {
+		have(&text, &mod->mem[MOD_TEXT]);
+		have(&init, &mod->mem[MOD_INIT_TEXT]);
+	} else {
+		/* Others may have that memory next. */
+		WRITE_ONCE(init.size, 0);
 	}
 	return NOTIFY_OK;
 }
@@ -50,8 +73,10 @@ static int reached_show(struct seq_file *m, void *v)
 {
 	unsigned long offset;
 
-	for_each_set_bit(offset, reached, MAX_SIZE)
-		seq_printf(m, "%pS\n", (void *)(text + offset));
+	for_each_set_bit(offset, text.reached, MAX_SIZE)
+		seq_printf(m, "%pS\n", (void *)(text.base + offset));
+	for_each_set_bit(offset, init.reached, MAX_SIZE)
+		seq_printf(m, "init %lx\n", offset);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(reached);

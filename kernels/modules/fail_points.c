@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Has calls of kstat's fail that allocate per-CPU memory or register things,
+ * Has calls of kstat's fail that allocate memory or register things,
  * for tasks that have asked for failures by /proc/PID/make-it-fail.
  *
  * /sys/kernel/debug/fail_points/FUNCTION: which of the next calls fails, 1 for
@@ -42,6 +42,7 @@ static struct point points[] = {
 	POINT(proc_create_data, 0),
 	POINT(proc_mkdir, 0),
 	POINT(register_pernet_subsys, -ENOMEM),
+	POINT(rust_helper_krealloc_node_align, 0),
 	POINT(single_open, -ENOMEM),
 };
 

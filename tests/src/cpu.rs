@@ -2,7 +2,10 @@
 
 //! The CPUs of the guest, and threads that stay on one.
 
-use crate::netns;
+use crate::{
+    file,
+    netns, //
+};
 use nix::{
     sched::{
         sched_setaffinity,
@@ -40,4 +43,28 @@ pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
         stay_on(cpu);
         work()
     })
+}
+
+/// A CPU that is away until this is dropped. Who was to stay there goes elsewhere.
+pub struct Offline(String);
+
+impl Offline {
+    #[track_caller]
+    pub fn new(cpu: usize) -> Self {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+
+        file::set(&path, "0");
+        Self(path)
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        let result = file::put(&self.0, "1");
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            result.unwrap_or_else(|error| panic!("{}: {error}", self.0));
+        }
+    }
 }

@@ -12,8 +12,8 @@ use std::{
     time::Duration, //
 };
 
-/// While this is there, who is in a hook of kstat's for IPv6 stays there for a time, before it looks at
-/// anything: what has to wait for it is seen if it does not.
+/// While this is there, who is in a hook of kstat's for IPv6 stays there for a time, before it counts; the kernel
+/// reports a fault if the count is freed meanwhile.
 pub struct Linger(());
 
 impl Linger {

@@ -70,7 +70,8 @@ fn unloading_with_descriptors_in_every_state() {
     let turn = Turn::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
-    let rounds = times(25).max(netns::ENOUGH);
+    // Each has three namespaces.
+    let rounds = times(25).max(netns::ENOUGH.div_ceil(3));
     let mut readings = 0;
 
     {
@@ -89,13 +90,14 @@ fn unloading_with_descriptors_in_every_state() {
             let mut counter = vec![];
             // Some are of a namespace that nothing but a descriptor keeps.
             for net in [busy.net(), &Netns::new()] {
-                for _ in 0..3 {
+                for _ in 0..2 {
                     nout.push(net.run(|| file::reader(NOUT)));
                     counter.push(net.run(|| file::open(COUNTER, &read_write)));
                 }
             }
-            let half_read = || nout.iter().chain(&counter).step_by(3);
-            for descriptor in half_read() {
+            // Nobody reads on in these before kstat is gone.
+            let half_read = [NOUT, COUNTER].map(|path| Netns::new().run(|| file::reader(path)));
+            for descriptor in &half_read {
                 assert_eq!(descriptor.read_at(&mut [0], 0).expect("a byte"), 1);
             }
             let stuck = StuckWrite::new(busy.open(COUNTER, &read_write), 2);
@@ -120,7 +122,7 @@ fn unloading_with_descriptors_in_every_state() {
                     readings += reader.join().expect("a reader failed");
                 }
             });
-            for descriptor in half_read() {
+            for descriptor in &half_read {
                 let rest = descriptor.read_at(&mut [0; 32], 1).map_err(file::errno);
                 assert_eq!(rest, Err(Errno::EIO), "the rest of the text");
             }
@@ -132,17 +134,36 @@ fn unloading_with_descriptors_in_every_state() {
     }
     netns::await_count(before);
     did(rounds, "loads and unloads");
-    did(rounds * 12, "descriptors that outlived the module");
+    did(rounds * 10, "descriptors that outlived the module");
     did(readings, "readings of counter and nout");
+}
+
+#[test]
+fn unloading_lets_go_of_namespaces_that_descriptors_have_kept() {
+    let turn = Turn::take();
+    let _quick = setting::expedite_grace_periods();
+    let kstat = Kstat::started(&turn, "counter=1");
+    let before = netns::settled_count();
+    let kept: Vec<_> = (0..2 * netns::ENOUGH)
+        .map(|_| Netns::new().run(|| file::reader(NOUT)))
+        .collect();
+
+    assert!(netns::count() >= before + 2 * netns::ENOUGH, "none is kept");
+    kstat.unload();
+    netns::await_count(before);
+    drop(kept);
 }
 
 #[test]
 fn descriptors_that_keep_their_namespace_and_let_it_go() {
     let turn = Turn::take();
+    let busy = Host::new(&turn);
+    let traffic = busy.bursts();
     let _quick = setting::expedite_grace_periods();
     let kstat = Kstat::started(&turn, "counter=1");
     let before = netns::settled_count();
-    let rounds = times(60).max(netns::ENOUGH);
+    // Each has two namespaces.
+    let rounds = times(60).max(netns::ENOUGH.div_ceil(2));
     let open_and_close = || {
         for path in [NOUT, COUNTER] {
             let descriptor = Netns::new().run(|| file::reader(path));
@@ -153,6 +174,7 @@ fn descriptors_that_keep_their_namespace_and_let_it_go() {
     while_repeating(&[&open_and_close], || {
         (0..rounds).for_each(|_| open_and_close());
     });
+    traffic.stop();
     netns::await_count(before);
     kstat.unload();
     did(rounds * 2, "namespaces that a descriptor outlived");

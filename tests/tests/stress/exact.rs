@@ -3,7 +3,10 @@
 //! Counting to the packet, where packets interrupt each other and CPUs come and go.
 
 use kstat_tests::{
-    cpu,
+    cpu::{
+        self,
+        Offline, //
+    },
     file::{
         self,
         NOUT, //
@@ -26,8 +29,7 @@ use std::{
     net::{
         IpAddr,
         Ipv4Addr, //
-    },
-    thread,
+    }, //
 };
 
 /// A host whose kernel sends TCP packets by itself, in softirqs that interrupt whoever is sending:
@@ -56,7 +58,7 @@ fn packets_that_interrupt_each_other() {
     let _kstat = Kstat::started(&turn, "counter=1");
     let host = host_that_interrupts_itself(&turn);
     let nft = host.nft(Point::Output);
-    let rounds = times(30);
+    let rounds = times(15);
     let _closely = setting::watch_closely();
     let read_often = || {
         let nout = host.open(NOUT, OpenOptions::new().read(true));
@@ -76,30 +78,6 @@ fn packets_that_interrupt_each_other() {
     did(packets - sent, "of these from TCP itself");
 }
 
-/// A CPU that is away until this is dropped.
-struct Offline(String);
-
-impl Offline {
-    #[track_caller]
-    fn new(cpu: usize) -> Self {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
-
-        file::set(&path, "0");
-        Self(path)
-    }
-}
-
-impl Drop for Offline {
-    fn drop(&mut self) {
-        let result = file::put(&self.0, "1");
-
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
-            result.unwrap_or_else(|error| panic!("{}: {error}", self.0));
-        }
-    }
-}
-
 #[test]
 fn cpus_that_go_offline_and_online() {
     let turn = Turn::take();
@@ -114,12 +92,15 @@ fn cpus_that_go_offline_and_online() {
     while_repeating(&[&talk, &read], || {
         for _ in 0..rounds {
             for cpu in 1..cpus {
+                // It goes while it sends, and who sends moves to another.
+                let traffic = host.bursts();
                 cpu::on(cpu, || host.send_tcp(100));
                 let before = host.nout();
                 let offline = Offline::new(cpu);
                 assert!(host.nout() >= before, "what CPU {cpu} counted is gone");
                 drop(offline);
                 cpu::on(cpu, || host.send_tcp(100));
+                traffic.stop();
             }
         }
     });

@@ -126,6 +126,7 @@ fn loading() {
             "proc_create_data",
             "proc_mkdir",
             "register_pernet_subsys",
+            "rust_helper_krealloc_node_align",
         ],
         || module::load_from(&turn, &object, "start=1 counter=1"),
         |result| match result {
@@ -150,19 +151,32 @@ fn starting() {
     let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
     let traffic = Host::new(&turn).trickle();
     let kstat = Kstat::load(&turn, "counter=1");
+    let start = |what, functions: &[&str]| {
+        fail_one_by_one(
+            what,
+            &faults,
+            functions,
+            || file::put(START, "1"),
+            |result| {
+                assert_eq!(kstat.is_started(), result.is_ok(), "start says");
+                assert_counted(&hosts, result.is_ok());
+                kstat.stop();
+                assert_counted(&hosts, false);
+            },
+        );
+    };
 
-    fail_one_by_one(
+    start(
         "starting",
-        &faults,
-        &["nf_register_net_hooks", "register_pernet_subsys"],
-        || file::put(START, "1"),
-        |result| {
-            assert_eq!(kstat.is_started(), result.is_ok(), "start says");
-            assert_counted(&hosts, result.is_ok());
-            kstat.stop();
-            assert_counted(&hosts, false);
-        },
+        &[
+            "nf_register_net_hooks",
+            "register_pernet_subsys",
+            "rust_helper_krealloc_node_align",
+        ],
     );
+    // Among all the kernel's, one of these could be passed by.
+    faults.only_in_kstat();
+    start("starting (those of kstat's)", &[]);
     traffic.stop();
 }
 
@@ -174,6 +188,7 @@ fn making_a_namespace() {
     let faults = Faults::allow();
     let _kstat = Kstat::started(&turn, "counter=1");
     let traffic = Host::new(&turn).trickle();
+    let host = Host::new(&turn);
     // All that the kernel's own parts of a namespace take is a thousand allocations.
     faults.only_in_kstat();
 
@@ -183,11 +198,17 @@ fn making_a_namespace() {
             fail_one_by_one(
                 "making a namespace (those of kstat's)",
                 &faults,
-                &["nf_register_net_hooks", "pcpu_alloc_noprof"],
+                &[
+                    "nf_register_net_hooks",
+                    "pcpu_alloc_noprof",
+                    "rust_helper_krealloc_node_align",
+                ],
                 || unshare(CloneFlags::CLONE_NEWNET),
-                |result| {
-                    if result.is_ok() {
-                        assert_counted(&[Host::with_netns(&turn, Netns::current())], true);
+                |result| match result {
+                    Ok(()) => assert_counted(&[Host::with_netns(&turn, Netns::current())], true),
+                    Err(error) => {
+                        assert_eq!(error, Errno::ENOMEM);
+                        assert_counted(std::slice::from_ref(&host), true);
                     }
                 },
             )
@@ -195,6 +216,7 @@ fn making_a_namespace() {
         made.join().expect("the thread failed");
     });
     traffic.stop();
+    drop(host);
     drop(faults);
     netns::await_count(before);
 }
@@ -210,14 +232,23 @@ fn opening_reading_and_writing() {
     // In a thread that may leave its namespace for good.
     thread::scope(|scope| {
         let opened = scope.spawn(|| {
-            for (path, write) in [(NOUT, false), (COUNTER, false), (COUNTER, true)] {
+            let files = [(NOUT, false), (COUNTER, false), (COUNTER, true)];
+            for (path, write, whose) in files
+                .map(|(path, write)| (path, write, ""))
+                .into_iter()
+                .chain([(NOUT, false, " (those of kstat's)")])
+            {
+                // Among all the kernel's, one of these could be passed by.
+                if !whose.is_empty() {
+                    faults.only_in_kstat();
+                }
                 let mut options = OpenOptions::new();
                 options.read(true).write(write);
                 // Of which nothing is left in the end unless a descriptor keeps it.
                 unshare(CloneFlags::CLONE_NEWNET).expect("making a namespace");
                 fail_one_by_one(
                     &format!(
-                        "opening {path}, {}",
+                        "opening {path}, {}{whose}",
                         if write { "to write" } else { "to read" }
                     ),
                     &faults,

@@ -77,6 +77,7 @@ enum Way {
 
 fn way(random: &mut StdRng, text: &[u8]) -> Way {
     match random.random_range(0..10) {
+        0 if random.random() => Way::At(random.random_range(1..=i64::MAX)),
         0 => Way::At(*[1, 2, 19, 4096, i64::MAX].choose(random).expect("some")),
         1 => Way::At(0),
         2 => {
@@ -211,7 +212,7 @@ fn to_counter_and_nout() {
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let nout = host.open(NOUT, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
-    let writes = times(7000).max(LEAST);
+    let writes = times(9000).max(LEAST);
     let (mut now, mut accepted) = (SIGN, 0);
 
     let traffic = host.bursts();
@@ -240,8 +241,13 @@ fn to_counter_and_nout() {
             let result = write(&counter, &text, way);
             let after = n_after(&text, way);
 
+            let whole = match way {
+                Way::Vector(first) => first,
+                _ => text.len(),
+            };
+
             match (after, &result) {
-                (Some(n), Ok(_)) => {
+                (Some(n), Ok(written)) if *written == whole => {
                     now = n;
                     accepted += 1;
                 }
@@ -296,7 +302,7 @@ fn to_start() {
     let quiet = Host::new(&turn);
     let start = file::open(START, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
-    let writes = times(1500).max(LEAST);
+    let writes = times(1000).max(LEAST);
     let mut now = false;
     let mut refused = 0;
 
@@ -377,12 +383,43 @@ fn to_the_loader() {
         };
         let mut parameter = format!("{name}=").into_bytes();
         // A NUL would end it.
-        parameter.extend(value.into_iter().filter(|byte| *byte != 0).take(3000));
+        let value: Vec<u8> = value
+            .into_iter()
+            .filter(|byte| *byte != 0)
+            .take(3000)
+            .collect();
+        parameter.extend(&value);
+        // Where space or quotes may make several parameters of it, or others, it is not known what is valid.
+        let plain = !value
+            .iter()
+            .any(|byte| b" \t\n\x0b\x0c\r\xa0\"".contains(byte));
+        let valid = match name {
+            "counter" => n(&value).is_some(),
+            "start" => bool(&value).is_some(),
+            "hook" => [&b"local_out"[..], b"post_routing"].contains(&&value[..]),
+            // The loader has no objection to what it does not know.
+            _ => true,
+        };
 
-        match module::load(&turn, parameter.as_slice()) {
+        let result = module::load(&turn, parameter.as_slice());
+        assert!(
+            !plain || result.is_ok() == valid,
+            "loading with {}: {result:?}",
+            parameter.escape_ascii()
+        );
+        match result {
             Ok(()) => {
-                assert_ne!(file::number(COUNTER), 0);
-                file::read(START);
+                let (counter, start) = (file::number(COUNTER), file::number(START));
+                if plain {
+                    let set = |this, to| if name == this { to } else { None };
+                    assert_eq!(counter, set("counter", n(&value)).unwrap_or(10), "N");
+                    assert_eq!(
+                        start,
+                        set("start", bool(&value).map(u64::from)).unwrap_or(0),
+                        "start"
+                    );
+                }
+                assert_ne!(counter, 0);
                 module::unload(&turn).unwrap_or_else(|error| panic!("unloading: {error}"));
                 accepted += 1;
             }

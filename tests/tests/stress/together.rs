@@ -3,6 +3,10 @@
 //! Everything that can be done to kstat, at once.
 
 use kstat_tests::{
+    cpu::{
+        self,
+        Offline, //
+    },
     file::{
         self,
         COUNTER,
@@ -102,7 +106,8 @@ fn everything_at_once() {
     let turn = Turn::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
-    let rounds = times(40);
+    let rounds = times(30).max(2);
+    let cpus = cpu::count();
     let [switches, settings, readings, namespaces]: [Tries; 4] = Default::default();
 
     {
@@ -145,9 +150,12 @@ fn everything_at_once() {
         while_repeating(&[&switch, &set, &read, &make_namespace, &knock], || {
             for round in 0..rounds {
                 let kstat = Kstat::started(&turn, "");
+                // Every other time a CPU goes meanwhile, and comes back.
+                let away = (round % 2 == 1).then(|| Offline::new(cpus - 1));
                 for tries in [&switches, &settings, &readings, &namespaces] {
                     tries.wait_for(1 + round % 3);
                 }
+                drop(away);
                 kstat.unload();
             }
         });
@@ -172,7 +180,7 @@ fn start_while_it_is_loaded_and_unloaded() {
     let _quick = setting::expedite_grace_periods();
     let host = Host::new(&turn);
     let traffic = host.bursts();
-    let rounds = times(100);
+    let rounds = times(100).max(4);
     let switches = Tries::default();
     let switch = |text| {
         switches.count("writing start", file::put(START, text), &NOT_NOW);
