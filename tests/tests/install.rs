@@ -281,7 +281,11 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
             "cp -a /var/lib/apt/lists /run/lists; rm /run/lists/*backports*
             mount --bind /run/lists /var/lib/apt/lists; {make}"
         )),
-        &[&sentence, "was not found", "install linux-source-"],
+        &[
+            &sentence,
+            "Unable to locate package linux-source-",
+            "or install linux-source-",
+        ],
     );
 
     println!("# with the wrong rustc");
