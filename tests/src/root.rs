@@ -121,15 +121,7 @@ impl Root {
     pub fn run(&self, script: &str) -> String {
         println!("# {script}");
         let output = self.attempt(script);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-
-        assert!(
-            output.status.success(),
-            "{script}: {}\n{said}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        said
+        said(script, &output)
     }
 
     /// Boots it with its kernel `release`, runs a script when it is up, and returns what that said.
@@ -146,15 +138,7 @@ impl Root {
             .current_dir("/")
             .output()
             .expect("running scripts/vm");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-
-        assert!(
-            output.status.success(),
-            "{script}: {}\n{said}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        said
+        said(script, &output)
     }
 
     /// The releases of the kernels that are installed, the oldest first.
@@ -180,6 +164,20 @@ impl Drop for Root {
             removed.expect("removing a root");
         }
     }
+}
+
+/// What a script said, which must have succeeded.
+#[track_caller]
+fn said(script: &str, output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+
+    assert!(
+        output.status.success(),
+        "{script}: {}\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said
 }
 
 /// Goes into a root as mmdebstrap does, and runs a script there.
