@@ -44,7 +44,10 @@ fn plot(
         )
         .x_label_area_size(28)
         .y_label_area_size(110)
-        .build_cartesian_2d(0.0..most * 1.1, (0..bars.len() - 1).into_segmented())?;
+        .build_cartesian_2d(
+            0.0..most * 1.1,
+            (0..bars.len().saturating_sub(1)).into_segmented(),
+        )?;
 
     chart
         .configure_mesh()
