@@ -155,7 +155,7 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
     assert_eq!(
         root.run(&format!(
             "cp -r /usr/src/kstat-* /tmp/kstat
-            make -s -C /tmp/kstat install KDIR=$(rust-tree {newer}) INSTALL_MOD_PATH=/tmp/installed >/dev/null
+            make -s -C /tmp/kstat install KDIR=$(rust-tree {newer}) INSTALL_MOD_PATH=/tmp/installed >/dev/null 2>&1
             modinfo -F signer /tmp/installed/lib/modules/{newer}/updates/kstat.ko.xz"
         )),
         "DKMS module signing key\n",
