@@ -92,26 +92,29 @@ pub fn measure(rounds: usize) -> Part {
         }
         // kstat and nft wait for RCU's grace periods: what is compared is what they do themselves.
         let _quick = setting::expedite_grace_periods();
-        for round in 0..QUICK * rounds {
-            let cost = || senders.cost(Place::Uml, round % 2, PACKETS);
+        for round in 0..rounds {
+            eprintln!("bench: round {} of {rounds}", round + 1);
+            // A grace period ends at a tick, this or the next: so a round's is the mean of some.
+            let [mut starting, mut stopping] = [0.0; 2];
 
-            if round % QUICK == 0 {
-                eprintln!("bench: round {} of {rounds}", round / QUICK + 1);
+            for time in 0..QUICK {
+                let cost = || senders.cost(Place::Uml, (round + time) % 2, PACKETS);
+
+                starting += milliseconds(|| kstat.start());
+                let with_kstat = cost();
+                stopping += milliseconds(|| kstat.stop());
+                stopped.push(cost());
+                device.hook(Hook::Empty);
+                let with_empty = cost();
+                device.hook(Hook::Nothing);
+                costs.push(with_kstat);
+                empty.push(with_empty);
+                over_empty.push(with_kstat / with_empty);
             }
-            starts.push(milliseconds(|| kstat.start()));
-            let with_kstat = cost();
-            stops.push(milliseconds(|| kstat.stop()));
-            stopped.push(cost());
-            device.hook(Hook::Empty);
-            let with_empty = cost();
-            device.hook(Hook::Nothing);
-            costs.push(with_kstat);
-            empty.push(with_empty);
-            over_empty.push(with_kstat / with_empty);
-            if round % QUICK == 0 {
-                loads.push(in_each(all, || nftables::run(RULE)));
-                deletions.push(in_each(all, || nftables::run("delete table ip counted")));
-            }
+            starts.push(starting / QUICK as f64);
+            stops.push(stopping / QUICK as f64);
+            loads.push(in_each(all, || nftables::run(RULE)));
+            deletions.push(in_each(all, || nftables::run("delete table ip counted")));
         }
         for (what, unit, samples) in [
             ("a packet", "ns", costs),
