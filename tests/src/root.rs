@@ -3,6 +3,7 @@
 //! Debian systems that are made for a test, each in a folder of its own: what somebody installs
 //! there, and what they do when they are booted. All this runs in the lab.
 
+use crate::tool;
 use std::{
     collections::BTreeSet,
     env,
@@ -65,11 +66,7 @@ impl Root {
             .env("INITRD", "No")
             .output()
             .expect("running mmdebstrap");
-        assert!(
-            output.status.success(),
-            "mmdebstrap: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        tool::said("mmdebstrap", &output);
         root.run("apt-get -q update");
         root
     }
@@ -121,7 +118,7 @@ impl Root {
     pub fn run(&self, script: &str) -> String {
         println!("# {script}");
         let output = self.attempt(script);
-        said(script, &output)
+        tool::said(script, &output)
     }
 
     /// Boots it with its kernel `release`, runs a script when it is up, and returns what that said.
@@ -138,7 +135,7 @@ impl Root {
             .current_dir("/")
             .output()
             .expect("running scripts/vm");
-        said(script, &output)
+        tool::said(script, &output)
     }
 
     /// The releases of the kernels that are installed, the oldest first.
@@ -164,20 +161,6 @@ impl Drop for Root {
             removed.expect("removing a root");
         }
     }
-}
-
-/// What a script said, which must have succeeded.
-#[track_caller]
-fn said(script: &str, output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-
-    assert!(
-        output.status.success(),
-        "{script}: {}\n{said}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    said
 }
 
 /// Goes into a root as mmdebstrap does, and runs a script there.

@@ -44,19 +44,27 @@ pub fn run(program: &str, args: &[&str]) -> String {
 #[track_caller]
 pub fn run_with(program: &str, args: &[&str], input: &str) -> String {
     let output = attempt(program, args, input);
+    let mut what = format!("{program} {args:?}");
+
+    if !input.is_empty() {
+        what.push_str(" with the input: ");
+        what.push_str(&input[..input.len().min(2000)]);
+    }
+    said(&what, &output)
+}
+
+/// What something printed that was run, and must have ended with 0.
+#[track_caller]
+pub fn said(what: &str, output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
 
     assert!(
         output.status.success(),
-        "{program} {args:?} ended with {}: {}{}",
+        "{what}: {}\n{said}{}",
         output.status,
-        String::from_utf8_lossy(&output.stderr),
-        if input.is_empty() {
-            String::new()
-        } else {
-            format!("\nits input was: {}", &input[..input.len().min(2000)])
-        }
+        String::from_utf8_lossy(&output.stderr)
     );
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    said
 }
 
 /// Runs a line of shell as a person would type it.

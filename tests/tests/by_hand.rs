@@ -4,7 +4,10 @@
 
 use kstat_tests::{
     root::project,
-    tool::shell,
+    tool::{
+        self,
+        shell, //
+    },
     tree::{
         release,
         tree, //
@@ -21,14 +24,8 @@ fn guest(kernel: &[&str], append: &str, script: &str) -> String {
         .env("KSTAT_APPEND", append)
         .output()
         .expect("running scripts/vm");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = tool::said(script, &output);
 
-    assert!(
-        output.status.success(),
-        "{}: {said}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
     println!("{said}");
     said
 }
