@@ -162,7 +162,8 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
         "by hand"
     );
 
-    // The boot configuration, through systemd's own modules-load.
+    // The boot configuration, through systemd's own modules-load. It calls itself that in the journal, which may not
+    // know the unit of what has ended so soon.
     root.run(
         "sed -n 's/^#\\(options kstat start=1 counter=100\\)$/\\1/p' /etc/modprobe.d/kstat.conf >/etc/modprobe.d/here.conf
         echo kstat >/etc/modules-load.d/kstat.conf",
@@ -171,7 +172,8 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
         &newer,
         "systemctl is-active systemd-modules-load
         cat /sys/module/kstat/parameters/start /proc/kstat/counter
-        journalctl -b -u systemd-modules-load -o cat | grep kstat",
+        journalctl --sync
+        journalctl -b -t systemd-modules-load -o cat | grep kstat",
     );
     println!("{said}");
     assert!(
