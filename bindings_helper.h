@@ -6,10 +6,14 @@
 #include <linux/capability.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
+#include <linux/path.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
+#include <linux/user_namespace.h>
 #include <net/ipv6.h>
 #include <net/net_namespace.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What people read and write: `/proc/kstat/nout` and `/proc/kstat/counter`.
+//! The files of `/proc/kstat`: `nout` and `counter`.
 //!
 //! A descriptor stands for the network namespace in which the file was opened, whoever uses it
 //! later, as those of `/proc/net` do.
@@ -10,7 +10,7 @@
 use crate::{
     netns::{
         Capability,
-        NetRef,
+        LiveNet,
         Registration, //
     },
     proc_fs::{
@@ -29,7 +29,14 @@ use kernel::{
     prelude::*,
     seq_file::SeqFile,
     seq_print,
-    sync::Arc,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
     uaccess::UserSliceReader, //
 };
 
@@ -42,7 +49,12 @@ pub(crate) struct Files {
 impl Files {
     /// Makes `/proc/kstat` and the files in it, which show `stats`.
     pub(crate) fn new(stats: &Arc<Registration<Stats>>) -> Result<Self> {
-        let dir = Arc::new(Dir::new(c"kstat")?, GFP_KERNEL)?;
+        let dir = Dir::new(c"kstat").inspect_err(|error| {
+            if *error == EEXIST {
+                pr_err!("/proc/kstat is there already: unload the module that made it, then load kstat\n");
+            }
+        })?;
+        let dir = Arc::new(dir, GFP_KERNEL)?;
 
         Ok(Self {
             _nout: File::new(dir.clone(), c"nout", 0o444, Nout(stats.clone()))?,
@@ -51,18 +63,23 @@ impl Files {
     }
 }
 
+/// Returns the namespace that an opener is in.
+fn opened_in() -> Result<ARef<LiveNet>> {
+    LiveNet::current().ok_or(ESRCH)
+}
+
 /// The count as published.
 struct Nout(Arc<Registration<Stats>>);
 
 #[vtable]
 impl Operations for Nout {
-    type Open = NetRef;
+    type Open = ARef<LiveNet>;
 
-    fn open(&self) -> Result<NetRef> {
-        Ok(NetRef::current())
+    fn open(&self) -> Result<ARef<LiveNet>> {
+        opened_in()
     }
 
-    fn show(&self, net: &NetRef, out: &SeqFile) {
+    fn show(&self, net: &ARef<LiveNet>, out: &SeqFile) {
         if let Some(stats) = self.0.get(net) {
             seq_print!(out, "{}\n", stats.nout());
         }
@@ -72,40 +89,54 @@ impl Operations for Nout {
 /// The step, which can be set.
 struct Counter(Arc<Registration<Stats>>);
 
+/// What belongs to an open `counter`.
+struct OpenCounter {
+    net: ARef<LiveNet>,
+
+    /// The offset behind the number that was set last, or 0 if none was.
+    end: Atomic<i64>,
+}
+
 #[vtable]
 impl Operations for Counter {
-    type Open = NetRef;
+    type Open = OpenCounter;
 
-    fn open(&self) -> Result<NetRef> {
-        Ok(NetRef::current())
+    fn open(&self) -> Result<OpenCounter> {
+        Ok(OpenCounter {
+            net: opened_in()?,
+            end: Atomic::new(0),
+        })
     }
 
-    fn show(&self, net: &NetRef, out: &SeqFile) {
-        if let Some(stats) = self.0.get(net) {
+    fn show(&self, open: &OpenCounter, out: &SeqFile) {
+        if let Some(stats) = self.0.get(&open.net) {
             seq_print!(out, "{}\n", stats.step().get().get());
         }
     }
 
     fn write(
         &self,
-        net: &NetRef,
+        open: &OpenCounter,
         file: &LocalFile,
         mut text: UserSliceReader,
         offset: fs::file::Offset,
     ) -> Result {
-        if !net.capable(file, Capability::NET_ADMIN) {
+        if !open.net.capable(file, Capability::NET_ADMIN) {
             return Err(EPERM);
-        }
-        if offset != 0 {
-            return Err(EINVAL);
         }
 
         let mut buffer = [0; Step::MAX_TEXT];
         let buffer = buffer.get_mut(..text.len()).ok_or(EINVAL)?;
         text.read_slice(buffer)?;
-        let step = Step::parse(buffer)?;
 
-        self.0.get(net).ok_or(ENODEV)?.set_step(step);
+        if offset == 0 {
+            let step = Step::parse(buffer)?;
+            self.0.get(&open.net).ok_or(ENODEV)?.set_step(step);
+        } else if offset != open.end.load(Relaxed) || !Step::is_white_space(buffer) {
+            // Only the newline of the number may come apart from it, as toybox writes it.
+            return Err(EINVAL);
+        }
+        open.end.store(offset + buffer.len() as i64, Relaxed);
         Ok(())
     }
 }

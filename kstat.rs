@@ -35,9 +35,9 @@ module! {
     license: "GPL",
 }
 
-param::module_param!(start: bool, service::START, 0o644, "Count packets: 1 or 0 (default: 0)");
-param::module_param!(counter: ullong, options::COUNTER, 0o444, "Publish the count every so many packets, at first (default: 10)");
-param::module_param!(hook: charp, options::HOOK, 0o444, "Where packets are seen: local_out or post_routing (default: local_out)");
+param::module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 or 0 (default: 0)");
+param::module_param!(COUNTER: step::Step, counter: ullong, 0o444, "The first N of every network namespace (default: 10)");
+param::module_param!(HOOK: netfilter::InetHook, hook: charp, 0o444, "Count at this hook: local_out or post_routing (default: local_out)");
 
 /// What the loaded module has. The fields are dropped in this order.
 struct Kstat {
@@ -47,12 +47,10 @@ struct Kstat {
 
 impl kernel::Module for Kstat {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let stats = Arc::new(netns::Registration::new(options::counter())?, GFP_KERNEL)?;
+        let stats = Arc::new(netns::Registration::new(*COUNTER.lock())?, GFP_KERNEL)?;
         let files = files::Files::new(&stats)?;
-        let service = service::Service::new(service::Source {
-            stats,
-            hook: options::hook(),
-        })?;
+        let hook = *HOOK.lock();
+        let service = service::Service::new(&START, service::Source { stats, hook })?;
 
         Ok(Self {
             _service: service,

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of what is policy and takes no network, run by a kernel with KUnit built in when it loads
-//! the module.
+//! KUnit tests of the policy that needs no network: a kernel with KUnit runs them when it loads the
+//! module.
 //!
 //! The arithmetic is tested at length where that is quick, on the host (`tests/tests/arithmetic.rs`);
-//! here it is seen to be the same with the kernel's compiler flags. What `start` says to whom can be
-//! had here only.
+//! here it is seen to be the same with the kernel's compiler flags. What `start` answers while the
+//! module is being loaded or unloaded can be tested here only.
 
 use crate::{
-    netfilter::Point,
-    options::{
-        FirstStep,
-        Hook, //
-    },
+    netfilter::InetHook,
     param::{
         Origin,
         Param, //
@@ -85,41 +81,50 @@ mod tests {
     }
 
     #[test]
-    fn counter_is_a_step_or_stays_what_it_is() {
-        let mut counter = FirstStep::DEFAULT;
+    fn white_space_is_what_may_follow_a_number() {
+        assert!(Step::is_white_space(b"\n"));
+        assert!(Step::is_white_space(b" \t\n\x0b\x0c\r"));
+        assert!(!Step::is_white_space(b""));
+        assert!(!Step::is_white_space(b"\n1"));
+        assert!(!Step::is_white_space(b"\0"));
+    }
 
-        assert!(counter.set(c"20", Origin::Load).is_ok());
-        assert!(counter.get().get().get() == 20);
-        assert!(counter.set(c"0", Origin::Load) == Err(EINVAL));
-        assert!(counter.set(c"18446744073709551616", Origin::Load) == Err(ERANGE));
-        assert!(counter.get().get().get() == 20);
+    #[test]
+    fn counter_is_a_step_or_stays_what_it_is() {
+        let mut counter = Step::INITIAL;
+
+        assert!(counter.set(b"20", Origin::Load).is_ok());
+        assert!(counter.get().get() == 20);
+        assert!(counter.set(b"0", Origin::Load) == Err(EINVAL));
+        assert!(counter.set(b"18446744073709551616", Origin::Load) == Err(ERANGE));
+        assert!(counter.get().get() == 20);
     }
 
     #[test]
     fn hook_is_one_of_two_or_stays_what_it_is() {
-        let mut hook = Hook::DEFAULT;
+        let mut hook = InetHook::INITIAL;
 
-        assert!(matches!(hook.get(), Point::LocalOut));
-        assert!(hook.set(c"post_routing", Origin::Load).is_ok());
-        for text in [c"", c"local", c"local_outx", c"LOCAL_OUT", c"\xff"] {
+        assert!(hook == InetHook::LocalOut);
+        assert!(hook.set(b"post_routing", Origin::Load).is_ok());
+        for text in [&b""[..], b"local", b"local_outx", b"LOCAL_OUT", b"\xff"] {
             assert!(hook.set(text, Origin::Load) == Err(EINVAL));
-            assert!(matches!(hook.get(), Point::PostRouting));
+            assert!(hook == InetHook::PostRouting);
         }
-        assert!(hook.set(c"local_out", Origin::Load).is_ok());
-        assert!(matches!(hook.get(), Point::LocalOut));
+        assert!(hook.set(b"local_out", Origin::Load).is_ok());
+        assert!(hook == InetHook::LocalOut);
     }
 
     #[test]
     fn start_is_remembered_from_the_loader_and_refused_from_sysfs_while_loading() {
         let mut state = State::Loading { start: false };
 
-        assert!(state.set(c"1", Origin::Sysfs) == Err(EBUSY));
+        assert!(state.set(b"1", Origin::Sysfs) == Err(EBUSY));
         assert!(matches!(state, State::Loading { start: false }));
-        assert!(state.set(c"on", Origin::Load).is_ok());
+        assert!(state.set(b"on", Origin::Load).is_ok());
         assert!(matches!(state, State::Loading { start: true }));
-        assert!(state.set(c"2", Origin::Load) == Err(EINVAL));
+        assert!(state.set(b"2", Origin::Load) == Err(EINVAL));
         assert!(matches!(state, State::Loading { start: true }));
-        assert!(state.set(c"0", Origin::Load).is_ok());
+        assert!(state.set(b"0", Origin::Load).is_ok());
         assert!(matches!(state, State::Loading { start: false }));
     }
 
@@ -127,10 +132,10 @@ mod tests {
     fn a_module_that_is_going_does_not_start_again() {
         let mut state = State::Going;
 
-        for text in [c"1", c"0"] {
+        for text in [b"1", b"0"] {
             assert!(state.set(text, Origin::Sysfs) == Err(ENODEV));
             assert!(matches!(state, State::Going));
         }
-        assert!(state.set(c"2", Origin::Sysfs) == Err(EINVAL));
+        assert!(state.set(b"2", Origin::Sysfs) == Err(EINVAL));
     }
 }

@@ -7,36 +7,39 @@
 use crate::{
     bindings,
     netns::{
+        At,
         Net,
         PerNet,
         Registration, //
     },
+    percpu, //
 };
 use core::{
-    marker::{
-        PhantomData,
-        PhantomPinned, //
-    },
-    mem,
+    marker::PhantomData,
     ptr, //
 };
 use kernel::{
-    error::to_result,
+    error::from_err_ptr,
     prelude::*,
-    sync::Arc,
-    types::Opaque, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
 };
 
-/// Where in the stack a hook stands, for IPv4 and IPv6 alike.
-#[derive(Clone, Copy)]
-pub(crate) enum Point {
+/// A hook of the IP stack, for IPv4 and IPv6 alike: `enum nf_inet_hooks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InetHook {
     /// `NF_INET_LOCAL_OUT`: packets that this host made, before they are routed for good.
     LocalOut,
     /// `NF_INET_POST_ROUTING`: packets on their way out, whether this host made or forwards them.
     PostRouting,
 }
 
-impl Point {
+impl InetHook {
     fn hooknum(self) -> c_uint {
         match self {
             Self::LocalOut => bindings::nf_inet_hooks_NF_INET_LOCAL_OUT,
@@ -45,11 +48,11 @@ impl Point {
     }
 }
 
-/// The priority of a hook that sees what all hooks of lower ones have accepted.
+/// `NF_IP_PRI_LAST`: the priority of a hook that sees what all hooks of lower priorities accepted.
 ///
-/// Of hooks of the same priority, the one that was registered last comes first
+/// Of hooks with the same priority, the one that was registered last runs first
 /// (`nf_hook_entries_grow()` in `net/netfilter/core.c`).
-pub(crate) const PRIORITY_LAST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST;
+pub(crate) const PRI_LAST: i32 = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST;
 
 /// The transport protocol TCP, `IPPROTO_TCP`.
 pub(crate) const L4PROTO_TCP: u8 = bindings::IPPROTO_TCP as u8;
@@ -102,7 +105,7 @@ impl Packet<'_> {
         }
     }
 
-    /// `skb_network_header()`, which is too small to call C for it.
+    /// `skb_network_header()`, which is too small for a call of a C function.
     #[inline]
     fn network_header<T>(&self) -> *const T {
         let offset = bindings::SHIM_SKB_NETWORK_HEADER as usize;
@@ -117,7 +120,7 @@ impl Packet<'_> {
 
     /// Follows the chain of IPv6 extension headers the way nftables does.
     ///
-    /// Apart, and by value, so that no packet without such headers needs a stack.
+    /// Out of line and by value, so that the fast path needs no stack frame.
     #[cold]
     #[inline(never)]
     fn find_transport_header(self) -> Option<u8> {
@@ -139,133 +142,263 @@ impl Packet<'_> {
     }
 }
 
-/// Data of a network namespace that is shown every packet at a hook of that namespace.
+/// A value that fits into `nf_hook_ops::priv`.
+///
+/// # Safety
+///
+/// [`Self::from_raw`] of what [`Self::into_raw`] returned must be the same value.
+pub(crate) unsafe trait HookData: Copy + Send {
+    /// Turns the value into a pointer.
+    fn into_raw(self) -> *mut c_void;
+
+    /// Turns the pointer back into the value.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must have come from [`Self::into_raw`], and what the value borrows must still be valid.
+    unsafe fn from_raw(raw: *mut c_void) -> Self;
+}
+
+// SAFETY: A reference is a pointer.
+unsafe impl<T: Sync> HookData for &T {
+    fn into_raw(self) -> *mut c_void {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+
+    unsafe fn from_raw(raw: *mut c_void) -> Self {
+        // SAFETY: The caller promises it.
+        unsafe { &*raw.cast() }
+    }
+}
+
+// SAFETY: The counter has these functions itself.
+unsafe impl HookData for percpu::CounterRef<'_> {
+    fn into_raw(self) -> *mut c_void {
+        Self::into_raw(self)
+    }
+
+    #[inline(always)]
+    unsafe fn from_raw(raw: *mut c_void) -> Self {
+        // SAFETY: The caller promises it.
+        unsafe { Self::from_raw(raw) }
+    }
+}
+
+/// Data of a network namespace that sees each packet at a hook of that namespace.
 ///
 /// # Examples
 ///
 /// ```
-/// impl Observer for Seen {
-///     type Eye = percpu::Parts;
+/// use crate::{
+///     netfilter::{
+///         self,
+///         Hooks,
+///         InetHook,
+///         Observer,
+///         Packet,
+///         PRI_LAST, //
+///     },
+///     netns::{
+///         At,
+///         Net,
+///         PerNet,
+///         Registration,
+///         Slot, //
+///     },
+///     percpu, //
+/// };
+/// use kernel::sync::Arc;
 ///
-///     fn eye(&self) -> &percpu::Parts {
-///         &self.0
+/// #[pin_data]
+/// struct Seen {
+///     packets: percpu::Counter,
+/// }
+///
+/// static SEEN: Slot<Seen> = Slot::new();
+/// static HOOKS: Slot<Hooks<Seen>> = Slot::new();
+///
+/// impl PerNet for Seen {
+///     type Context = ();
+///     const SLOT: At<Self> = SEEN.at();
+///
+///     fn init(_: &(), _net: &Net) -> impl PinInit<Self, Error> {
+///         try_pin_init!(Self {
+///             packets: percpu::Counter::new()?,
+///         })
+///     }
+/// }
+///
+/// impl Observer for Seen {
+///     const SLOT: At<Hooks<Self>> = HOOKS.at();
+///     type HookData<'a> = percpu::CounterRef<'a>;
+///
+///     fn hook_data(&self) -> percpu::CounterRef<'_> {
+///         self.packets.borrow()
 ///     }
 ///
-///     fn observe(packets: &percpu::Parts, _packet: Packet<'_>) {
+///     fn observe(packets: percpu::CounterRef<'_>, _packet: Packet<'_>) {
 ///         packets.inc();
 ///     }
 /// }
 ///
-/// let hooks = netfilter::register(Arc::new(seen, GFP_KERNEL)?, Point::LocalOut, PRIORITY_LAST)?;
+/// let seen = Arc::new(Registration::<Seen>::new(())?, GFP_KERNEL)?;
+/// let hooks = netfilter::register(seen, InetHook::LocalOut, PRI_LAST)?;
+/// assert_eq!(hooks.left_out(), 0);
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait Observer: PerNet {
-    /// What a packet is shown to: a part of the data, or what it owns; the hook has its address.
-    type Eye: Sync;
+    /// Where the static memory of the hooks' registration is.
+    const SLOT: At<Hooks<Self>>;
 
-    /// Where that is. Asked once for each namespace.
-    fn eye(&self) -> &Self::Eye;
+    /// The value passed to every hook call as `nf_hook_ops::priv`; usually a reference to a field of
+    /// `Self`.
+    type HookData<'a>: HookData;
 
-    /// Called for each packet, with the RCU read lock held, in a task or in a softirq; it must not
-    /// sleep. The same packet may be shown again if the stack sends it past the hook again.
-    fn observe(eye: &Self::Eye, packet: Packet<'_>);
+    /// Returns that value; called once for each namespace.
+    fn hook_data(&self) -> Self::HookData<'_>;
+
+    /// Called for each packet; must not sleep.
+    ///
+    /// The RCU read lock is held, in a task or in a softirq. The stack may send the same packet past
+    /// the hook more than once.
+    fn observe(data: Self::HookData<'_>, packet: Packet<'_>);
+
+    /// Whether `net`, where the hooks could not be registered because of `error`, may go without them.
+    ///
+    /// If not, the registration fails, or the creation of the namespace does. May sleep;
+    /// `pernet_ops_rwsem` is held.
+    fn may_leave_out(_net: &Net, _error: Error) -> bool {
+        false
+    }
 }
 
-/// How many hooks a network namespace has: one for IPv4, one for IPv6.
-const COUNT: usize = 2;
-
-/// The hooks of one network namespace.
+/// The hooks of one network namespace: one for IPv4, one for IPv6.
 ///
 /// # Invariants
 ///
-/// The operations are registered between [`PerNet::init`] and [`PerNet::pre_exit`], and are not
-/// freed before an RCU grace period has passed after that.
+/// `hooks` is null if the namespace is left out. Otherwise the hooks are registered between
+/// [`PerNet::init`] and [`PerNet::pre_exit`], and an RCU grace period passes between that and the drop.
 pub(crate) struct Hooks<O: Observer> {
-    operations: Opaque<[bindings::nf_hook_ops; COUNT]>,
-    _pin: PhantomPinned,
+    hooks: *mut bindings::shim_nf_hooks,
     _observer: PhantomData<O>,
 }
 
-// SAFETY: Hooks may be unregistered by another task than the one that registered them.
+// SAFETY: Any task may unregister and free hooks.
 unsafe impl<O: Observer> Send for Hooks<O> {}
 
-// SAFETY: Nothing but netfilter writes to the operations once they are registered, under its own lock.
+// SAFETY: Only netfilter writes to registered hooks, under a lock of its own.
 unsafe impl<O: Observer> Sync for Hooks<O> {}
 
 /// What [`Hooks`] are made from.
 pub(crate) struct Context<O: Observer> {
-    /// Keeps the data that the hooks are for where it is, as long as there are hooks.
+    /// The observers, which are not dropped while there are hooks.
     observers: Arc<Registration<O>>,
-    point: Point,
+    hook: InetHook,
     priority: i32,
+    left_out: Atomic<u64>,
 }
 
-/// Shows `observers` every IPv4 and IPv6 packet at `point`, in all network namespaces: those that
-/// there are, and those to come.
+/// Shows `observers` every IPv4 and IPv6 packet at `hook`, in all network namespaces, existing and new.
 ///
-/// When this returns, every later packet is shown. When what it returned has been dropped, no hook
-/// is registered anywhere and none is running. Both may sleep and take `pernet_ops_rwsem`; dropping
-/// waits for RCU grace periods, the number of which does not depend on that of namespaces.
+/// When this returns, every later packet is shown. When the registration has been dropped, no hook is
+/// registered anywhere and none is running. Both may sleep and take `pernet_ops_rwsem`; dropping waits
+/// for RCU grace periods, whose number does not depend on the number of namespaces.
 ///
-/// Fails with [`EBUSY`] if the module has too many registrations already, with [`ENOMEM`], or with
-/// [`E2BIG`] if a namespace has no place for one more hook. Then nothing is registered.
+/// Fails with [`EBUSY`] if hooks for an `O` are registered already, with [`ENOMEM`], or with [`E2BIG`]
+/// if a namespace that may not be left out has 1,024 hooks there (`MAX_HOOK_COUNT` in
+/// `net/netfilter/core.c`). Then no hook is registered.
 pub(crate) fn register<O: Observer>(
     observers: Arc<Registration<O>>,
-    point: Point,
+    hook: InetHook,
     priority: i32,
 ) -> Result<Registration<Hooks<O>>> {
     Registration::new(Context {
         observers,
-        point,
+        hook,
         priority,
+        left_out: Atomic::new(0),
     })
 }
 
+impl<O: Observer> Registration<Hooks<O>> {
+    /// How many namespaces were left out: see [`Observer::may_leave_out`].
+    pub(crate) fn left_out(&self) -> u64 {
+        self.context().left_out.load(Relaxed)
+    }
+}
+
 impl<O: Observer> Hooks<O> {
+    /// Registers the hooks of `net`; returns null if it is left out.
+    fn register(context: &Context<O>, net: &Net) -> Result<*mut bindings::shim_nf_hooks> {
+        let data = context.observers.get(net).ok_or(ENOENT)?.hook_data();
+
+        // SAFETY: The namespace is valid, and the functions are hook functions that may be called with
+        // this `priv` until the namespace's observer is dropped, which is after `pre_exit` has
+        // unregistered the hooks and an RCU grace period has passed.
+        let hooks = from_err_ptr(unsafe {
+            bindings::shim_nf_register_hooks(
+                net.as_raw(),
+                Some(Self::ipv4),
+                Some(Self::ipv6),
+                data.into_raw(),
+                context.hook.hooknum(),
+                context.priority,
+            )
+        });
+
+        match hooks {
+            Err(error) if O::may_leave_out(net, error) => {
+                context.left_out.add(1, Relaxed);
+                Ok(ptr::null_mut())
+            }
+            result => result,
+        }
+    }
+
     /// # Safety
     ///
     /// To be called by netfilter only, for a hook of [`Hooks<O>`] that is for IPv4.
     unsafe extern "C" fn ipv4(
-        eye: *mut c_void,
+        data: *mut c_void,
         skb: *mut bindings::sk_buff,
         _state: *const bindings::nf_hook_state,
     ) -> c_uint {
         // SAFETY: The caller's promise is passed on.
-        unsafe { Self::show(eye, skb, Family::Ipv4) }
+        unsafe { Self::show(data, skb, Family::Ipv4) }
     }
 
     /// # Safety
     ///
     /// To be called by netfilter only, for a hook of [`Hooks<O>`] that is for IPv6.
     unsafe extern "C" fn ipv6(
-        eye: *mut c_void,
+        data: *mut c_void,
         skb: *mut bindings::sk_buff,
         _state: *const bindings::nf_hook_state,
     ) -> c_uint {
         // SAFETY: The caller's promise is passed on.
-        unsafe { Self::show(eye, skb, Family::Ipv6) }
+        unsafe { Self::show(data, skb, Family::Ipv6) }
     }
 
     /// # Safety
     ///
-    /// `eye` must be the `priv` of a hook of [`Hooks<O>`] that is running, and `skb` the packet
+    /// `data` must be the `priv` of a hook of [`Hooks<O>`] that is running, and `skb` the packet
     /// it runs for, of that `family`.
     #[inline(always)]
-    unsafe fn show(eye: *mut c_void, skb: *const bindings::sk_buff, family: Family) -> c_uint {
-        // SAFETY: `init` set `priv` to the eye of the namespace's observer, which has it as long as it
-        // is there. It is dropped no sooner than its registration (which our context holds) or its
-        // namespace, and in both cases after our `pre_exit` and an RCU grace period; netfilter runs
-        // hooks in RCU read-side sections.
-        let eye = unsafe { &*eye.cast::<O::Eye>() };
+    unsafe fn show(data: *mut c_void, skb: *const bindings::sk_buff, family: Family) -> c_uint {
+        // SAFETY: `register` turned the hook data of the namespace's observer into `priv`. The observer
+        // is not dropped before its registration (which our context holds) or its namespace is, and in
+        // both cases after our `pre_exit` and an RCU grace period; netfilter runs hooks in RCU
+        // read-side critical sections.
+        let data = unsafe { HookData::from_raw(data) };
 
-        // INVARIANT: Netfilter owns the packet while hooks run, and before it runs these, IP has
-        // made sure of the header.
+        // INVARIANT: Netfilter owns the packet while hooks run, and IP has checked and linearized its
+        // header before it runs these.
         let packet = Packet {
             skb,
             family,
             _skb: PhantomData,
         };
-        O::observe(eye, packet);
+        O::observe(data, packet);
 
         bindings::NF_ACCEPT
     }
@@ -273,61 +406,28 @@ impl<O: Observer> Hooks<O> {
 
 impl<O: Observer> PerNet for Hooks<O> {
     type Context = Context<O>;
+    const SLOT: At<Self> = <O as Observer>::SLOT;
 
-    fn init(context: &Context<O>, net: &Net) -> Result<Pin<KBox<Self>>> {
-        let eye = context.observers.get(net).ok_or(ENOENT)?.eye();
-        let operations = |family, hook: bindings::nf_hookfn| bindings::nf_hook_ops {
-            hook,
-            priv_: ptr::from_ref(eye).cast_mut().cast(),
-            pf: family as u8,
-            hooknum: context.point.hooknum(),
-            priority: context.priority,
-            // SAFETY: Zeroes are right for what is not named: the kernel's own fields, no device,
-            // and no type of operation that anybody treats in a special way.
-            ..unsafe { mem::zeroed() }
-        };
-
-        let hooks = KBox::pin(
-            Self {
-                operations: Opaque::new([
-                    operations(bindings::NFPROTO_IPV4, Some(Self::ipv4)),
-                    operations(bindings::NFPROTO_IPV6, Some(Self::ipv6)),
-                ]),
-                _pin: PhantomPinned,
-                _observer: PhantomData,
-            },
-            GFP_KERNEL,
-        )?;
-
-        // SAFETY: There are this many operations, pinned; `pre_exit` unregisters them. The hooks may
-        // be called with what was set above.
-        let result = to_result(unsafe {
-            bindings::nf_register_net_hooks(
-                net.as_raw(),
-                hooks.operations.get().cast(),
-                COUNT as c_uint,
-            )
-        });
-
-        if result.is_err() {
-            // The one for IPv4 may have been there for a moment: it must not be freed before those
-            // who found it have left it. There is nobody else to wait, as `pre_exit` is not called.
-            //
-            // SAFETY: This may sleep.
-            unsafe { bindings::synchronize_rcu() };
-        }
-
-        result.map(|()| hooks)
+    fn init(context: &Context<O>, net: &Net) -> impl PinInit<Self, Error> {
+        // INVARIANT: `register` registers them, or returns null.
+        try_init!(Self {
+            hooks: Self::register(context, net)?,
+            _observer: PhantomData,
+        })
     }
 
     fn pre_exit(self: Pin<&Self>, net: &Net) {
-        // SAFETY: `init` registered this many operations in the same namespace.
-        unsafe {
-            bindings::nf_unregister_net_hooks(
-                net.as_raw(),
-                self.operations.get().cast(),
-                COUNT as c_uint,
-            )
-        };
+        if !self.hooks.is_null() {
+            // SAFETY: By the type invariant, `init` registered the hooks in the same namespace.
+            unsafe { bindings::shim_nf_unregister_hooks(net.as_raw(), self.hooks) };
+        }
+    }
+}
+
+impl<O: Observer> Drop for Hooks<O> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the hooks are unregistered, and no longer run. They came from
+        // `kzalloc()`, or are null, which `kfree()` takes.
+        unsafe { bindings::kfree(self.hooks.cast()) };
     }
 }

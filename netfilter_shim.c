@@ -1,23 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One function for each static inline function, macro, field or static lock
- * that the Rust wrappers use, and nothing else: what it does is said where it
- * is wrapped.
+ * The C side of the Rust wrappers: registers netfilter hooks, and has a
+ * function for each static inline function, macro, field or static lock that
+ * the wrappers use.
  */
 #include <linux/cpumask.h>
-#include <linux/mutex.h>
 #include <linux/nsproxy.h>
 #include <linux/percpu.h>
 #include <linux/proc_fs.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
 
 #include "netfilter_shim.h"
 
-struct net *shim_get_current_net(void)
+struct shim_nf_hooks {
+	struct nf_hook_ops ops[2];
+};
+
+/*
+ * Registers a hook for IPv4 and one for IPv6. The caller frees the result, by
+ * kfree(), no earlier than an RCU grace period after it unregistered them.
+ */
+struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, nf_hookfn *ipv6,
+					     void *priv, unsigned int hooknum, int priority)
 {
-	return get_net(current->nsproxy->net_ns);
+	struct shim_nf_hooks *hooks = kzalloc(sizeof(*hooks), GFP_KERNEL);
+	struct nf_hook_ops common = { .priv = priv, .hooknum = hooknum, .priority = priority };
+	int err;
+
+	if (!hooks)
+		return ERR_PTR(-ENOMEM);
+	hooks->ops[0] = hooks->ops[1] = common;
+	hooks->ops[0].pf = NFPROTO_IPV4;
+	hooks->ops[0].hook = ipv4;
+	hooks->ops[1].pf = NFPROTO_IPV6;
+	hooks->ops[1].hook = ipv6;
+
+	err = nf_register_net_hooks(net, hooks->ops, 2);
+	if (!err)
+		return hooks;
+	/* Packets may be in the first hook, if the second one failed. */
+	synchronize_rcu();
+	kfree(hooks);
+	return ERR_PTR(err);
+}
+
+void shim_nf_unregister_hooks(struct net *net, struct shim_nf_hooks *hooks)
+{
+	nf_unregister_net_hooks(net, hooks->ops, 2);
+}
+
+/* NULL for a task that exits and has left its namespaces. */
+struct net *shim_current_net(void)
+{
+	return current->nsproxy ? current->nsproxy->net_ns : NULL;
+}
+
+void shim_get_net(struct net *net)
+{
+	get_net(net);
 }
 
 void shim_put_net(struct net *net)
@@ -30,22 +73,17 @@ struct user_namespace *shim_net_user_ns(const struct net *net)
 	return net->user_ns;
 }
 
+/* As net_generic(); NULL if @net was allocated when there was no @id yet. */
 void *shim_net_generic(const struct net *net, unsigned int id)
 {
-	return net_generic(net, id);
+	struct net_generic *generic;
+
+	guard(rcu)();
+	generic = rcu_dereference(net->gen);
+	return id < generic->s.len ? generic->ptr[id] : NULL;
 }
 
-static DEFINE_MUTEX(param_mutex);
-
-void shim_param_lock(void)
-{
-	mutex_lock(&param_mutex);
-}
-
-void shim_param_unlock(void)
-{
-	mutex_unlock(&param_mutex);
-}
+DEFINE_MUTEX(shim_param_mutex);
 
 void *shim_pde_data(const struct inode *inode)
 {

@@ -1,33 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What Rust cannot reach in the kernel's headers: static inline functions,
- * macros, locks that need no initialization, and fields of structs that are
- * not, or not by a lasting name, in the bindings of every kernel.
- * bindgen reads this file by way of bindings_helper.h.
+ * What the Rust wrappers need C for. bindings_helper.h includes it for bindgen.
  */
 #ifndef NETFILTER_SHIM_H
 #define NETFILTER_SHIM_H
 
 #include <linux/fs.h>
+#include <linux/mutex.h>
+#include <linux/netfilter.h>
 #include <linux/skbuff.h>
-#include <linux/types.h>
-
-struct inode;
-struct net;
-struct user_namespace;
 
 enum {
 	SHIM_FMODE_PWRITE = (__force unsigned int)FMODE_PWRITE,
+	SHIM_SB_KERNMOUNT = SB_KERNMOUNT,
 	SHIM_SKB_NETWORK_HEADER = offsetof(struct sk_buff, network_header),
 };
 
-struct net *shim_get_current_net(void);
+struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, nf_hookfn *ipv6,
+					     void *priv, unsigned int hooknum, int priority);
+void shim_nf_unregister_hooks(struct net *net, struct shim_nf_hooks *hooks);
+
+struct net *shim_current_net(void);
+void shim_get_net(struct net *net);
 void shim_put_net(struct net *net);
 struct user_namespace *shim_net_user_ns(const struct net *net);
 void *shim_net_generic(const struct net *net, unsigned int id);
 
-void shim_param_lock(void);
-void shim_param_unlock(void);
+extern struct mutex shim_param_mutex;
 
 void *shim_pde_data(const struct inode *inode);
 

@@ -8,10 +8,6 @@
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
-    mem::{
-        self,
-        MaybeUninit, //
-    },
     ops::Deref,
     ptr::{
         self,
@@ -19,13 +15,22 @@ use core::{
     },
 };
 use kernel::{
-    error::to_result,
+    error::{
+        from_result,
+        to_result, //
+    },
     fs::LocalFile,
     prelude::*,
-    sync::atomic::{
-        Acquire,
-        Atomic,
-        Release, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
     },
     types::Opaque,
 };
@@ -34,10 +39,13 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The namespace is not freed, and the data that pernet operations keep in it is not either, while
-/// a reference to this lasts.
+/// While a reference to it lasts, neither the namespace is freed nor the data that pernet operations
+/// keep in it.
 #[repr(transparent)]
 pub(crate) struct Net(Opaque<bindings::net>);
+
+// SAFETY: Nothing in `struct net` belongs to one task.
+unsafe impl Send for Net {}
 
 // SAFETY: `struct net` is shared between all CPUs; the methods of `Net` rely on no caller's lock.
 unsafe impl Sync for Net {}
@@ -56,66 +64,89 @@ impl Net {
         self.0.get()
     }
 
-    /// Whether `capability` is had over this namespace, in the user namespace that
-    /// owns it, by the one who opened `file` and by the current task as well.
-    ///
-    /// Both are asked, as netlink does it (`netlink_ns_capable()`): else a descriptor handed to a
-    /// program that has more rights than its owner would lend these to the owner.
-    pub(crate) fn capable(&self, file: &LocalFile, capability: Capability) -> bool {
-        // SAFETY: The namespace is valid; its owner is set before anybody sees it, and lives as long.
-        let owner = unsafe { bindings::shim_net_user_ns(self.as_raw()) };
+    /// The user namespace that owns this namespace.
+    fn owner(&self) -> *mut bindings::user_namespace {
+        // SAFETY: The namespace is valid; `copy_net_ns()` sets its owner before it calls anybody, and
+        // keeps it until the namespace is freed.
+        unsafe { bindings::shim_net_user_ns(self.as_raw()) }
+    }
 
-        // SAFETY: `file` and `owner` are valid.
-        let opener = unsafe { bindings::file_ns_capable(file.as_ptr(), owner, capability.0) };
-        // SAFETY: `owner` is valid.
-        opener && unsafe { bindings::ns_capable(owner, capability.0) }
+    /// Whether the initial user namespace owns this namespace.
+    ///
+    /// If not, a user without privileges may be the one who configures it.
+    pub(crate) fn is_owned_by_init_user_ns(&self) -> bool {
+        ptr::eq(self.owner(), &raw const bindings::init_user_ns)
+    }
+
+    /// Whether both the opener of `file` and the current task have `capability` over this namespace,
+    /// in the user namespace that owns it.
+    ///
+    /// Both are asked, as `netlink_ns_capable()` does: otherwise a descriptor that is handed to a more
+    /// privileged program would lend that program's privileges to the opener.
+    pub(crate) fn capable(&self, file: &LocalFile, capability: Capability) -> bool {
+        // SAFETY: `file` and its owner are valid.
+        let opener =
+            unsafe { bindings::file_ns_capable(file.as_ptr(), self.owner(), capability.0) };
+        // SAFETY: The owner is valid.
+        opener && unsafe { bindings::ns_capable(self.owner(), capability.0) }
     }
 }
 
-/// What somebody may do: a `CAP_` number.
+/// A capability: a `CAP_` number.
 #[derive(Clone, Copy)]
 pub(crate) struct Capability(c_int);
 
 impl Capability {
-    /// To configure a network.
+    /// `CAP_NET_ADMIN`: to configure a network.
     pub(crate) const NET_ADMIN: Self = Self(bindings::CAP_NET_ADMIN as c_int);
 }
 
-/// A counted reference to a network namespace.
+/// A network namespace that is in use, and stays so while it is referenced.
+///
+/// It is not [`Net`] itself that is reference counted, because the namespaces that [`PerNet::init`]
+/// and [`PerNet::pre_exit`] are called for are not in use: the first may fail to be set up, which
+/// frees it whoever references it; the second is being torn down.
 ///
 /// # Invariants
 ///
-/// It owns one count of the namespace.
-pub(crate) struct NetRef(NonNull<Net>);
+/// The namespace has a reference count of at least 1.
+#[repr(transparent)]
+pub(crate) struct LiveNet(Net);
 
-// SAFETY: A count may be given back by any task, from any context.
-unsafe impl Send for NetRef {}
+impl LiveNet {
+    /// Returns the current task's network namespace.
+    ///
+    /// `None` if the task is exiting and has left its namespaces (`exit_nsproxy_namespaces()`): then
+    /// it may still release files. Callable from any context.
+    pub(crate) fn current() -> Option<ARef<Self>> {
+        // SAFETY: `current` is valid.
+        let net = unsafe { bindings::shim_current_net() }.cast::<Self>();
 
-// SAFETY: `Net` is `Sync`, and more than `&Net` is not to be had from `&NetRef`.
-unsafe impl Sync for NetRef {}
-
-impl NetRef {
-    /// The current task's network namespace. Process context.
-    pub(crate) fn current() -> Self {
-        // SAFETY: A running task has its namespaces. `Net` is transparent. The pointer is not null.
-        // INVARIANT: The shim took a count, which now is the new object's.
-        Self(unsafe { NonNull::new_unchecked(bindings::shim_get_current_net().cast()) })
+        // SAFETY: The pointer is null or that of a namespace that the current task references; only
+        // the task itself changes that. `LiveNet` is transparent.
+        unsafe { net.as_ref() }.map(ARef::from)
     }
 }
 
-impl Deref for NetRef {
+impl Deref for LiveNet {
     type Target = Net;
 
     fn deref(&self) -> &Net {
-        // SAFETY: A namespace is not torn down while it is counted, by the type invariant.
-        unsafe { self.0.as_ref() }
+        &self.0
     }
 }
 
-impl Drop for NetRef {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant there is a count to give back.
-        unsafe { bindings::shim_put_net(self.as_raw()) };
+// SAFETY: By the type invariant every `LiveNet` is reference counted; a namespace is neither torn down
+// nor freed while its count is not 0.
+unsafe impl AlwaysRefCounted for LiveNet {
+    fn inc_ref(&self) {
+        // SAFETY: By the type invariant the count is not 0.
+        unsafe { bindings::shim_get_net(self.as_raw()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller has a reference to give up; any context may do that.
+        unsafe { bindings::shim_put_net(obj.as_ptr().cast()) };
     }
 }
 
@@ -124,233 +155,216 @@ impl Drop for NetRef {
 /// # Examples
 ///
 /// ```
-/// struct Seen(percpu::Counter);
+/// use crate::{
+///     netns::{
+///         At,
+///         LiveNet,
+///         Net,
+///         PerNet,
+///         Registration,
+///         Slot, //
+///     },
+///     percpu, //
+/// };
+///
+/// #[pin_data]
+/// struct Seen {
+///     packets: percpu::Counter,
+/// }
+///
+/// static SLOT: Slot<Seen> = Slot::new();
 ///
 /// impl PerNet for Seen {
 ///     type Context = ();
+///     const SLOT: At<Self> = SLOT.at();
 ///
-///     fn init(_: &(), _net: &Net) -> Result<Pin<KBox<Self>>> {
-///         Ok(KBox::pin(Seen(percpu::Counter::new()?), GFP_KERNEL)?)
+///     fn init(_: &(), _net: &Net) -> impl PinInit<Self, Error> {
+///         try_pin_init!(Self {
+///             packets: percpu::Counter::new()?,
+///         })
 ///     }
 /// }
 ///
-/// let seen = netns::Registration::<Seen>::new(())?;
-/// seen.get(&NetRef::current()).ok_or(ENOENT)?.0.inc();
+/// let seen = Registration::<Seen>::new(())?;
+/// let net = LiveNet::current().ok_or(ESRCH)?;
+/// seen.get(&net).ok_or(ENOENT)?.packets.borrow().inc();
+/// assert_eq!(seen.get(&net).ok_or(ENOENT)?.packets.borrow().sum(), 1);
+///
+/// // One at a time.
+/// assert_eq!(Registration::<Seen>::new(()).err(), Some(EBUSY));
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait PerNet: Send + Sync + Sized + 'static {
     /// What [`PerNet::init`] is given beside the namespace.
     type Context: Send + Sync + 'static;
 
+    /// Where the static memory of the registration is.
+    const SLOT: At<Self>;
+
     /// Makes the data of one namespace.
     ///
-    /// Called for each namespace there is at registration, then for each new one before anybody
-    /// can see it. An error makes the registration, or the creation of the namespace, fail with it.
+    /// Called for each existing namespace at registration, then for each new one before any task can
+    /// be in it. An error makes the registration, or the creation of the namespace, fail with it.
     /// May sleep; `pernet_ops_rwsem` is held.
-    fn init(context: &Self::Context, net: &Net) -> Result<Pin<KBox<Self>>>;
+    fn init(context: &Self::Context, net: &Net) -> impl PinInit<Self, Error>;
 
-    /// Called before the data is dropped, and an RCU grace period passes in between: the place to
-    /// undo what lets an RCU reader find the data. May sleep; `pernet_ops_rwsem` is held.
+    /// Makes the data unreachable for RCU readers: called before it is dropped, with an RCU grace
+    /// period in between.
+    ///
+    /// May sleep; `pernet_ops_rwsem` is held.
     fn pre_exit(self: Pin<&Self>, _net: &Net) {}
 }
 
-/// How many registrations a module can have at a time.
+/// The static memory of the [`Registration`] of a [`PerNet`].
 ///
-/// Pernet operations are told no more than the namespace they are called for. So each registration
-/// has one of [`SLOTS`], and C functions that were compiled for that slot.
-const MAX_REGISTRATIONS: usize = 2;
-
-static SLOTS: [Slot; MAX_REGISTRATIONS] = [Slot::new::<0>(), Slot::new::<1>()];
-
-/// What a registration's C functions find.
-struct Slot {
-    /// Whether there is a [`Registration`], or one is being made or undone: who sets this owns the
-    /// other fields.
+/// The callbacks of `struct pernet_operations` get the namespace and no other argument, so they find
+/// the registration in a static.
+pub(crate) struct Slot<T: PerNet> {
+    /// Whether a [`Registration`] exists, or is being made or dropped. Whoever sets it owns the other
+    /// fields.
     taken: Atomic<i32>,
-    /// Under which number namespaces keep a pointer to the data.
+    /// The index of the pointer to the data in `net->gen`.
     id: UnsafeCell<c_uint>,
-    /// What the core is given, and to be filled in from `template`.
     ops: Opaque<bindings::pernet_operations>,
-    template: Functions,
-    /// The [`PerNet`] that this is for, and its context.
-    vtable: UnsafeCell<MaybeUninit<Vtable>>,
-    context: UnsafeCell<*const c_void>,
+    context: UnsafeCell<*const T::Context>,
 }
 
-// SAFETY: `taken` is atomic, and gives the rest to one owner at a time. While a registration
-// lasts, the rest is not written by Rust code.
-unsafe impl Sync for Slot {}
+// SAFETY: `taken` is atomic, and gives the other fields to one owner at a time. While a registration
+// lasts, Rust code does not write them.
+unsafe impl<T: PerNet> Sync for Slot<T> {}
 
-/// The C functions of one slot.
-struct Functions {
-    init: unsafe extern "C" fn(*mut bindings::net) -> c_int,
-    pre_exit: unsafe extern "C" fn(*mut bindings::net),
-    exit: unsafe extern "C" fn(*mut bindings::net),
-}
+/// The address of a [`Slot`], for [`PerNet::SLOT`].
+///
+/// An associated constant names the same static at each use, which an associated function need not.
+///
+/// # Invariants
+///
+/// The slot is a static.
+#[derive(Clone, Copy)]
+pub(crate) struct At<T: PerNet>(*const Slot<T>);
 
-/// The functions of one [`PerNet`], whose type the slot does not know.
-struct Vtable {
-    init: unsafe fn(context: *const c_void, net: &Net) -> Result<*mut c_void>,
-    pre_exit: unsafe fn(data: *mut c_void, net: &Net),
-    exit: unsafe fn(data: *mut c_void),
-}
-
-impl Vtable {
-    const fn of<T: PerNet>() -> Self {
-        Self {
-            init: Self::init::<T>,
-            pre_exit: Self::pre_exit::<T>,
-            exit: Self::exit::<T>,
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `context` must point to a `T::Context`.
-    unsafe fn init<T: PerNet>(context: *const c_void, net: &Net) -> Result<*mut c_void> {
-        // SAFETY: The caller promises it.
-        let data = T::init(unsafe { &*context.cast() }, net)?;
-        // SAFETY: Nobody moves the data before `exit` drops it.
-        Ok(KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) }).cast())
-    }
-
-    /// # Safety
-    ///
-    /// `data` must have come from [`Self::init`] with the same `T`, and not been given to `exit`.
-    unsafe fn pre_exit<T: PerNet>(data: *mut c_void, net: &Net) {
-        // SAFETY: The caller promises that the data is there, and nobody moves it.
-        unsafe { Pin::new_unchecked(&*data.cast::<T>()) }.pre_exit(net);
-    }
-
-    /// # Safety
-    ///
-    /// As for `pre_exit`, and nobody may use `data` any more.
-    unsafe fn exit<T: PerNet>(data: *mut c_void) {
-        // SAFETY: The caller promises that the data, which came out of a box, is there.
-        drop(unsafe { KBox::from_raw(data.cast::<T>()) });
+impl<T: PerNet> At<T> {
+    fn get(self) -> &'static Slot<T> {
+        // SAFETY: By the type invariant.
+        unsafe { &*self.0 }
     }
 }
 
-impl Slot {
-    const fn new<const SLOT: usize>() -> Self {
+impl<T: PerNet> Slot<T> {
+    /// Returns a slot without a registration.
+    pub(crate) const fn new() -> Self {
         Self {
             taken: Atomic::new(0),
             id: UnsafeCell::new(0),
             ops: Opaque::uninit(),
-            template: Functions {
-                init: Self::init::<SLOT>,
-                pre_exit: Self::pre_exit::<SLOT>,
-                exit: Self::exit::<SLOT>,
-            },
-            vtable: UnsafeCell::new(MaybeUninit::uninit()),
             context: UnsafeCell::new(ptr::null()),
         }
     }
 
-    /// Where `net` keeps its pointer to the data; it is null before `init` has succeeded.
+    /// Returns the slot's address.
+    pub(crate) const fn at(&'static self) -> At<T> {
+        // INVARIANT: The reference is `'static`.
+        At(self)
+    }
+
+    /// Returns where `net` keeps its pointer to the data.
+    ///
+    /// The result is null if the core has made no room in `net` yet; the pointer is null before
+    /// [`PerNet::init`] has succeeded.
     ///
     /// # Safety
     ///
     /// The slot must be registered.
-    unsafe fn data(&self, net: &Net) -> *mut *mut c_void {
-        // SAFETY: The caller says that the slot is registered, so that `id` is set and not written.
+    unsafe fn data(&self, net: &Net) -> *mut *mut T {
+        // SAFETY: The slot is registered, so `id` is set and not written.
         unsafe { bindings::shim_net_generic(net.as_raw(), *self.id.get()).cast() }
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of this slot.
-    unsafe extern "C" fn init<const SLOT: usize>(net: *mut bindings::net) -> c_int {
-        let slot = &SLOTS[SLOT];
+    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
+        let slot = T::SLOT.get();
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
-        // SAFETY: These were written before the operations were registered, and fit each other.
-        let result = unsafe {
-            let vtable = (*slot.vtable.get()).assume_init_ref();
-            (vtable.init)(*slot.context.get(), net)
-        };
+        // SAFETY: `Registration::new` wrote the pointer before it registered the operations; the context
+        // lives until they are unregistered.
+        let context = unsafe { &**slot.context.get() };
 
-        match result {
-            Ok(data) => {
-                // SAFETY: The core has made room for the pointer, and nobody else looks there yet.
-                unsafe { *slot.data(net) = data };
-                0
-            }
-            Err(error) => error.to_errno(),
-        }
+        from_result(|| {
+            let data = KBox::try_pin_init(T::init(context, net), GFP_KERNEL)?;
+            // SAFETY: The data is not moved before `exit` drops it.
+            let data = KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) });
+
+            // SAFETY: The core has made room for the pointer, and no other task looks there yet.
+            unsafe { *slot.data(net) = data };
+            Ok(0)
+        })
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of this slot.
-    unsafe extern "C" fn pre_exit<const SLOT: usize>(net: *mut bindings::net) {
-        let slot = &SLOTS[SLOT];
+    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
 
-        // SAFETY: The core calls this after `init`, which put the data there, and before `exit`.
-        unsafe {
-            let vtable = (*slot.vtable.get()).assume_init_ref();
-            (vtable.pre_exit)(*slot.data(net), net);
-        }
+        // SAFETY: The core calls this after `init`, which put the data there, and before `exit`, which
+        // drops it; the data is not moved in between.
+        unsafe { Pin::new_unchecked(&**T::SLOT.get().data(net)) }.pre_exit(net);
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of this slot.
-    unsafe extern "C" fn exit<const SLOT: usize>(net: *mut bindings::net) {
-        let slot = &SLOTS[SLOT];
+    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    unsafe extern "C" fn exit(net: *mut bindings::net) {
         // SAFETY: The core calls this for a namespace that it holds.
         let net = unsafe { Net::from_raw(net) };
 
-        // SAFETY: `init` put the data there. The core calls this once, when nobody can find the
-        // data any more: the namespace is dead, or the registration is being dropped.
-        unsafe {
-            let vtable = (*slot.vtable.get()).assume_init_ref();
-            (vtable.exit)(*slot.data(net));
-        }
+        // SAFETY: `init` made the data a box and put it there. The core calls this once, when nobody
+        // can find the data any more: the namespace is dead, or the registration is being dropped.
+        drop(unsafe { KBox::from_raw(*T::SLOT.get().data(net)) });
     }
 }
 
-/// Keeps a [`PerNet`] in every network namespace, until it is dropped.
+/// Keeps a [`PerNet`] in every network namespace until it is dropped.
 ///
-/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods, the number of
-/// which does not depend on that of namespaces.
+/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods; their number
+/// does not depend on the number of namespaces.
+///
+/// It has to be dropped before the module is unloaded, as every registration in the kernel has to be:
+/// if it is leaked, by [`core::mem::forget`] for example, the kernel calls code that is gone.
 ///
 /// # Invariants
 ///
-/// The slot is taken by this, its operations are registered, and its vtable and context are those
-/// of `T` and `_context`.
+/// `T::SLOT` is taken by this registration, its operations are registered, and its context is
+/// `context`.
 pub(crate) struct Registration<T: PerNet> {
-    slot: &'static Slot,
-    _context: Pin<KBox<T::Context>>,
+    context: Pin<KBox<T::Context>>,
 }
 
 impl<T: PerNet> Registration<T> {
-    /// Gives every namespace its `T`; `context` is what [`PerNet::init`] is to be told.
+    /// Gives every namespace its `T`; `context` is what [`PerNet::init`] is given.
     ///
-    /// May sleep. Fails with [`EBUSY`] if the module has too many registrations already, with
-    /// [`ENOMEM`], or with what [`PerNet::init`] failed with; then no namespace has a `T`.
+    /// May sleep. Fails with [`EBUSY`] if there is a registration of `T`, with [`ENOMEM`], or with the
+    /// error of [`PerNet::init`]; then no namespace has a `T`.
     pub(crate) fn new(context: T::Context) -> Result<Self> {
         let context = KBox::pin(context, GFP_KERNEL)?;
-        let slot = SLOTS
-            .iter()
-            .find(|slot| slot.taken.cmpxchg(0, 1, Acquire).is_ok())
-            .ok_or(EBUSY)?;
+        let slot = T::SLOT.get();
+        slot.taken.cmpxchg(0, 1, Acquire).map_err(|_| EBUSY)?;
 
-        // SAFETY: The slot is taken by us and not registered: nobody else reads or writes it. The
-        // context is pinned, and lives until the operations are unregistered. Zeroes are right for
-        // what is not named: no such operation, and a list head to be filled in.
+        // SAFETY: This task has taken the slot, and the slot is not registered: no other code reads or
+        // writes it. The context is pinned, and lives until the operations are unregistered.
         let result = unsafe {
-            (*slot.vtable.get()).write(Vtable::of::<T>());
-            *slot.context.get() = ptr::from_ref(&*context).cast();
+            *slot.context.get() = ptr::from_ref(&*context);
             slot.ops.get().write(bindings::pernet_operations {
-                init: Some(slot.template.init),
-                pre_exit: Some(slot.template.pre_exit),
-                exit: Some(slot.template.exit),
+                init: Some(Slot::<T>::init),
+                pre_exit: Some(Slot::<T>::pre_exit),
+                exit: Some(Slot::<T>::exit),
                 id: slot.id.get(),
-                size: size_of::<*mut c_void>(),
-                ..mem::zeroed()
+                size: size_of::<*mut T>(),
+                // No other operation, and a list head that the core fills in.
+                ..core::mem::zeroed()
             });
             to_result(bindings::register_pernet_subsys(slot.ops.get()))
         };
@@ -360,28 +374,32 @@ impl<T: PerNet> Registration<T> {
             return Err(error);
         }
         // INVARIANT: All this was done just now.
-        Ok(Self {
-            slot,
-            _context: context,
-        })
+        Ok(Self { context })
     }
 
-    /// The data of `net`.
+    /// The context that the registration was made with.
+    pub(crate) fn context(&self) -> &T::Context {
+        &self.context
+    }
+
+    /// Returns the data of `net`.
     ///
-    /// There is none only if `net` is still being made, and is not told of this registration yet.
+    /// `None` only if `net` is being set up, and its `T` is not made yet.
     pub(crate) fn get<'a>(&'a self, net: &'a Net) -> Option<&'a T> {
         // SAFETY: The slot is registered by the type invariant.
-        let data = unsafe { self.slot.data(net) };
-        // SAFETY: Both pointers are null or valid. The data is a `T` by the type invariant, and is
-        // dropped only after `net` is gone or `self` is.
-        unsafe { data.as_ref().and_then(|data| data.cast::<T>().as_ref()) }
+        let data = unsafe { T::SLOT.get().data(net) };
+        // SAFETY: Both pointers are null or valid. The data is dropped only after `net` is gone or
+        // `self` is.
+        unsafe { data.as_ref().and_then(|data| data.as_ref()) }
     }
 }
 
 impl<T: PerNet> Drop for Registration<T> {
     fn drop(&mut self) {
+        let slot = T::SLOT.get();
+
         // SAFETY: By the type invariant the operations are registered.
-        unsafe { bindings::unregister_pernet_subsys(self.slot.ops.get()) };
-        self.slot.taken.store(0, Release);
+        unsafe { bindings::unregister_pernet_subsys(slot.ops.get()) };
+        slot.taken.store(0, Release);
     }
 }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is settled when the module is loaded: the parameters `counter` and `hook`.
+//! The parameters that are set when the module is loaded: `counter` and `hook`.
 
 #![forbid(unsafe_code)]
 
 use crate::{
-    netfilter::Point,
+    netfilter::InetHook,
     param::{
-        Locked,
         Origin,
         Param, //
     },
@@ -16,44 +15,17 @@ use crate::{
         Step, //
     },
 };
-use core::fmt;
 use kernel::{
-    prelude::*,
-    str::CStr, //
+    fmt,
+    prelude::*, //
 };
 
-/// The parameter `counter`.
-pub(crate) static COUNTER: Locked<FirstStep> = Locked::new(FirstStep::DEFAULT);
+/// `counter`: the step that every network namespace has at first.
+impl Param for Step {
+    const INITIAL: Self = Self::DEFAULT;
 
-/// The parameter `hook`.
-pub(crate) static HOOK: Locked<Hook> = Locked::new(Hook::DEFAULT);
-
-/// The step that every network namespace has at first.
-pub(crate) fn counter() -> Step {
-    COUNTER.lock().get()
-}
-
-/// Where packets are to be seen.
-pub(crate) fn hook() -> Point {
-    HOOK.lock().get()
-}
-
-/// The value of `counter`.
-pub(crate) struct FirstStep(Step);
-
-impl FirstStep {
-    /// What it is if nobody says anything.
-    pub(crate) const DEFAULT: Self = Self(Step::DEFAULT);
-
-    /// The step.
-    pub(crate) fn get(&self) -> Step {
-        self.0
-    }
-}
-
-impl Param for FirstStep {
-    fn set(&mut self, value: &CStr, _origin: Origin) -> Result {
-        self.0 = Step::parse(value.to_bytes()).inspect_err(|_| {
+    fn set(&mut self, value: &[u8], _origin: Origin) -> Result {
+        *self = Self::parse(value).inspect_err(|_| {
             pr_err!(
                 "counter= takes a whole number from 1 to {}: load kstat with such a number\n",
                 u64::MAX
@@ -63,9 +35,9 @@ impl Param for FirstStep {
     }
 }
 
-impl fmt::Display for FirstStep {
+impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.get().get(), f)
     }
 }
 
@@ -78,33 +50,19 @@ impl From<ParseError> for Error {
     }
 }
 
-/// The value of `hook`.
-pub(crate) struct Hook(Point);
+const LOCAL_OUT: &str = "local_out";
+const POST_ROUTING: &str = "post_routing";
 
-impl Hook {
-    /// What it is if nobody says anything.
-    pub(crate) const DEFAULT: Self = Self(Point::LocalOut);
+/// `hook`: the hook at which packets are counted.
+impl Param for InetHook {
+    const INITIAL: Self = Self::LocalOut;
 
-    const LOCAL_OUT: &'static str = "local_out";
-    const POST_ROUTING: &'static str = "post_routing";
-
-    /// Where packets are to be seen.
-    pub(crate) fn get(&self) -> Point {
-        self.0
-    }
-}
-
-impl Param for Hook {
-    fn set(&mut self, value: &CStr, _origin: Origin) -> Result {
-        self.0 = match value.to_str() {
-            Ok(Self::LOCAL_OUT) => Point::LocalOut,
-            Ok(Self::POST_ROUTING) => Point::PostRouting,
+    fn set(&mut self, value: &[u8], _origin: Origin) -> Result {
+        *self = match core::str::from_utf8(value) {
+            Ok(LOCAL_OUT) => Self::LocalOut,
+            Ok(POST_ROUTING) => Self::PostRouting,
             _ => {
-                pr_err!(
-                    "hook= takes {} or {}: load kstat with one of them\n",
-                    Self::LOCAL_OUT,
-                    Self::POST_ROUTING
-                );
+                pr_err!("hook= takes {LOCAL_OUT} or {POST_ROUTING}: load kstat with one of them\n");
                 return Err(EINVAL);
             }
         };
@@ -112,11 +70,11 @@ impl Param for Hook {
     }
 }
 
-impl fmt::Display for Hook {
+impl fmt::Display for InetHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Point::LocalOut => Self::LOCAL_OUT,
-            Point::PostRouting => Self::POST_ROUTING,
+        f.write_str(match self {
+            Self::LocalOut => LOCAL_OUT,
+            Self::PostRouting => POST_ROUTING,
         })
     }
 }

@@ -7,8 +7,8 @@
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
-    fmt,
     marker::PhantomData,
+    mem,
     ops::{
         Deref,
         DerefMut, //
@@ -16,6 +16,8 @@ use core::{
     ptr, //
 };
 use kernel::{
+    error::from_result,
+    fmt,
     prelude::*,
     str::CStr,
     types::NotThreadSafe, //
@@ -31,19 +33,27 @@ pub(crate) enum Origin {
     Sysfs,
 }
 
-/// What a parameter is and does. It is read as its [`fmt::Display`] and a newline.
+/// A module parameter's value. It is read as its [`fmt::Display`] and a newline.
 ///
-/// The methods run with the lock of [`Locked`] held and no other, and may sleep. An error is the
-/// writer's, or the loader's, and should leave the parameter as it was.
+/// The methods run with the lock of [`Locked`] held and no other, and may sleep. An error is returned
+/// to the writer, or fails the loading, and should leave the parameter as it was.
 ///
 /// # Examples
 ///
 /// ```
+/// use crate::param::{
+///     Origin,
+///     Param, //
+/// };
+/// use kernel::fmt;
+///
 /// struct Volume(u8);
 ///
 /// impl Param for Volume {
-///     fn set(&mut self, value: &CStr, _: Origin) -> Result {
-///         self.0 = match value.to_bytes() {
+///     const INITIAL: Self = Volume(1);
+///
+///     fn set(&mut self, value: &[u8], _: Origin) -> Result {
+///         self.0 = match value {
 ///             b"low" => 1,
 ///             b"high" => 11,
 ///             _ => return Err(EINVAL),
@@ -58,40 +68,44 @@ pub(crate) enum Origin {
 ///     }
 /// }
 ///
-/// static VOLUME: Locked<Volume> = Locked::new(Volume(1));
-/// module_param!(volume: charp, VOLUME, 0o644, "low or high");
+/// crate::param::module_param!(VOLUME: Volume, volume: charp, 0o644, "low or high");
+///
+/// assert_eq!(VOLUME.lock().0, 1);
+/// # Ok::<(), Error>(())
 /// ```
-pub(crate) trait Param: fmt::Display + Send + 'static {
-    /// What the name alone stands for, without `=`: as a rule, no value.
-    const BARE: &'static CStr = c"";
+pub(crate) trait Param: fmt::Display + Send + Sized + 'static {
+    /// The value that the parameter has at first, and again when the module goes.
+    const INITIAL: Self;
 
-    /// Sets the value. What comes from sysfs ends as the writer ended it, as a rule with a newline.
-    fn set(&mut self, value: &CStr, origin: Origin) -> Result;
+    /// The value that the parameter's name stands for without `=`: usually none.
+    const BARE: &'static [u8] = b"";
+
+    /// Sets the value. A newline at its end has been removed, so that `echo` works.
+    fn set(&mut self, value: &[u8], origin: Origin) -> Result;
 }
 
-/// A static that a lock protects: a parameter's value, and what else goes with it.
+/// The static that holds a parameter's value, and the lock that protects it.
 ///
-/// All these statics of a module have one lock, a mutex that is there before the module's `init` and
-/// after it has been dropped. It is not the kernel's own lock of the module's parameters: those of
-/// all modules are one class to lockdep, and drivers take theirs with the RTNL held, so whoever held
-/// it could not register anything that takes the RTNL.
+/// All parameters of a module share one lock, a mutex that exists before the module's `init` and after
+/// the module has been dropped. The kernel's own lock of a module's parameters will not do: the locks
+/// of all modules are one lockdep class, mac80211 takes its own while it holds the RTNL, and to
+/// register pernet operations takes `pernet_ops_rwsem`, which is taken before the RTNL elsewhere. So
+/// lockdep would report a cycle between parameter lock, `pernet_ops_rwsem` and RTNL.
+///
+/// A parameter is set back to [`Param::INITIAL`] when the module goes or fails to load, which drops
+/// what the parameter held.
 pub(crate) struct Locked<T>(UnsafeCell<T>);
 
 // SAFETY: The value is reached with the lock held, by one task at a time, which may be any.
 unsafe impl<T: Send> Sync for Locked<T> {}
 
 impl<T> Locked<T> {
-    /// Puts `value` under the lock.
-    pub(crate) const fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-
-    /// Takes the lock, and gives it back when the guard is dropped. May sleep.
+    /// Takes the lock, which the guard releases when it is dropped. May sleep.
     ///
-    /// Who holds it, for this value or another, or is called with it held, must not take it.
+    /// The caller must not hold the lock, of this parameter or another: [`Param`]'s methods do.
     pub(crate) fn lock(&'static self) -> Guard<T> {
-        // SAFETY: This may sleep.
-        unsafe { bindings::shim_param_lock() };
+        // SAFETY: The mutex is a static, and initialized.
+        unsafe { bindings::mutex_lock(&raw mut bindings::shim_param_mutex) };
         // INVARIANT: The lock was taken just now.
         Guard {
             locked: self,
@@ -100,14 +114,24 @@ impl<T> Locked<T> {
     }
 }
 
-/// Access to what is in a [`Locked`].
+impl<T: Param> Locked<T> {
+    /// # Safety
+    ///
+    /// The result must be a static that is a parameter's value, which [`module_param!`] makes it:
+    /// others would keep what they hold when the module goes.
+    pub(crate) const unsafe fn new() -> Self {
+        Self(UnsafeCell::new(T::INITIAL))
+    }
+}
+
+/// Access to the value of a [`Locked`].
 ///
 /// # Invariants
 ///
 /// The current task holds the lock.
 pub(crate) struct Guard<T: 'static> {
     locked: &'static Locked<T>,
-    // Who takes a mutex has to give it back.
+    // The task that takes a mutex has to release it.
     _not_send: NotThreadSafe,
 }
 
@@ -129,11 +153,12 @@ impl<T> DerefMut for Guard<T> {
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the lock is held.
-        unsafe { bindings::shim_param_unlock() };
+        // SAFETY: By the type invariant the current task holds the lock.
+        unsafe { bindings::mutex_unlock(&raw mut bindings::shim_param_mutex) };
     }
 }
 
+/// `THIS_MODULE`; Linux 7.3 has [`kernel::module::this_module`] for that, and 7.2 has not.
 const fn this_module() -> *mut bindings::module {
     (&raw const bindings::__this_module).cast_mut()
 }
@@ -146,7 +171,11 @@ impl<T: Param> Ops<T> {
         flags: bindings::KERNEL_PARAM_OPS_FL_NOARG as c_uint,
         set: Some(Self::set),
         get: Some(Self::get),
-        free: None,
+        free: if mem::needs_drop::<T>() {
+            Some(Self::free)
+        } else {
+            None
+        },
     };
 
     /// # Safety
@@ -154,7 +183,7 @@ impl<T: Param> Ops<T> {
     /// To be called by the module loader or by sysfs only, for a parameter made from a `Locked<T>`,
     /// with the kernel's lock of it held.
     unsafe extern "C" fn set(value: *const c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, which is a static.
+        // SAFETY: The caller passes a parameter made from a `Locked<T>`, which is a static.
         let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
         // SAFETY: The module's memory is there while its parameters are set. The loader sets up
         // what sysfs needs after it has parsed the arguments, and before anybody can open a file.
@@ -167,13 +196,15 @@ impl<T: Param> Ops<T> {
         let value = if value.is_null() {
             T::BARE
         } else {
-            // SAFETY: It is not null, and then it is a string, which is the caller's until we return.
-            unsafe { CStr::from_char_ptr(value) }
+            // SAFETY: It is not null, so it is a string, which the caller keeps until this returns.
+            unsafe { CStr::from_char_ptr(value) }.to_bytes()
         };
+        let value = value.strip_suffix(b"\n").unwrap_or(value);
 
-        // SAFETY: The caller holds the kernel's lock.
-        let result = unsafe { without_kernel_lock(|| locked.lock().set(value, origin)) };
-        result.map_or_else(Error::to_errno, |()| 0)
+        from_result(|| {
+            // SAFETY: The caller holds the kernel's lock.
+            unsafe { without_kernel_lock(|| locked.lock().set(value, origin)) }.map(|()| 0)
+        })
     }
 
     /// # Safety
@@ -181,17 +212,17 @@ impl<T: Param> Ops<T> {
     /// To be called by sysfs only, for a parameter made from a `Locked<T>`, with the kernel's lock of
     /// it held.
     unsafe extern "C" fn get(page: *mut c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller gives us a parameter made from a `Locked<T>`, which is a static.
+        // SAFETY: The caller passes a parameter made from a `Locked<T>`, which is a static.
         let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
         let show = || {
             let value = locked.lock();
 
-            // SAFETY: sysfs gives us a page; `%pA` takes a pointer to `fmt::Arguments`.
+            // SAFETY: sysfs passes a page; `%pA` takes a pointer to `fmt::Arguments`.
             unsafe {
                 bindings::sysfs_emit(
                     page,
                     c"%pA".as_char_ptr(),
-                    ptr::from_ref(&core::format_args!("{}\n", *value)),
+                    ptr::from_ref(&fmt!("{}\n", *value)),
                 )
             }
         };
@@ -199,10 +230,27 @@ impl<T: Param> Ops<T> {
         // SAFETY: The caller holds the kernel's lock.
         unsafe { without_kernel_lock(show) }
     }
+
+    /// # Safety
+    ///
+    /// To be called by the module loader only, for the `arg` of a parameter made from a `Locked<T>`,
+    /// when sysfs has no file of it: the module fails to load, or its `exit` has returned.
+    unsafe extern "C" fn free(arg: *mut c_void) {
+        // SAFETY: The caller passes a pointer to a `Locked<T>`, which is a static.
+        let locked = unsafe { &*arg.cast::<Locked<T>>() };
+
+        // Dropped without the lock, which the value's own drop may take.
+        let value = mem::replace(&mut *locked.lock(), T::INITIAL);
+        drop(value);
+    }
 }
 
-/// Does `work` while nobody holds the kernel's lock of the module's parameters, as drivers do that
-/// have such work: `myri10ge` and `ueagle-atm`, for example.
+/// Does `work` without the kernel's lock of the module's parameters, which the current task holds.
+///
+/// [`Locked`] says why. No other module in the tree releases that lock within a parameter's operation;
+/// it is safe to, as the lock protects the strings of `charp` parameters, which a module that uses only
+/// [`module_param!`] has none of, and as sysfs keeps the file, and so the module's memory, until the
+/// operation has returned.
 ///
 /// # Safety
 ///
@@ -211,7 +259,7 @@ unsafe fn without_kernel_lock<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: The caller promises that the lock is held.
     unsafe { bindings::kernel_param_unlock(this_module()) };
     let result = work();
-    // SAFETY: The module is this one, and is there as long as its parameters are written or read.
+    // SAFETY: The module is this one, which exists as long as its parameters are written or read.
     unsafe { bindings::kernel_param_lock(this_module()) };
     result
 }
@@ -220,11 +268,11 @@ unsafe fn without_kernel_lock<R>(work: impl FnOnce() -> R) -> R {
 #[repr(transparent)]
 pub(crate) struct Record(bindings::kernel_param);
 
-// SAFETY: Nobody writes to it.
+// SAFETY: Nothing writes to it.
 unsafe impl Sync for Record {}
 
 impl Record {
-    /// For [`module_param!`], which puts it where it belongs.
+    /// Makes a record, for [`module_param!`], which puts it into the section.
     pub(crate) const fn new<T: Param>(
         name: &'static CStr,
         mode: u16,
@@ -244,16 +292,18 @@ impl Record {
     }
 }
 
-/// Declares a parameter of the module.
+/// Declares a parameter of the module, and the static that holds its value.
 ///
-/// `module_param!(name: type, VALUE, mode, "description")`: the type is for `modinfo` to print, the
-/// value is a `static` [`Locked`] [`Param`], and the mode is that of the file in sysfs.
-///
-/// `#[used]` alone means the linker where rustc is newer, which then keeps these apart from the rest
-/// of `.modinfo`, and modpost does not find the licence in there.
+/// `module_param!(STATIC: Type, name: type, mode, "description")`: `Type` is a [`Param`], `type` is what
+/// `modinfo` prints, and the mode is that of the file in sysfs.
 macro_rules! module_param {
-    ($name:ident: $type:ident, $value:path, $mode:expr, $description:literal) => {
+    ($value:ident: $param:ty, $name:ident: $type:ident, $mode:expr, $description:literal) => {
+        // SAFETY: `RECORD` below makes it a parameter's value.
+        static $value: $crate::param::Locked<$param> = unsafe { $crate::param::Locked::new() };
+
         const _: () = {
+            // `#[used]` alone means the linker where rustc is newer, which then keeps these apart from
+            // the rest of `.modinfo`, where modpost does not find the licence.
             #[link_section = "__param"]
             #[used(compiler)]
             static RECORD: $crate::param::Record =

@@ -8,7 +8,10 @@
 use crate::bindings;
 use core::{
     marker::PhantomData,
-    mem,
+    mem::{
+        self,
+        MaybeUninit, //
+    },
     ptr::{
         self,
         NonNull, //
@@ -16,6 +19,8 @@ use core::{
 };
 use kernel::{
     error::{
+        from_err_ptr,
+        from_result,
         to_result,
         VTABLE_DEFAULT_ERROR, //
     },
@@ -33,7 +38,10 @@ use kernel::{
     },
 };
 
-/// A folder at the top of `/proc`, which is there until this is dropped.
+/// A folder at the top of `/proc`, which is removed when this is dropped.
+///
+/// It has to be dropped before the module is unloaded, as has each [`File`]: if it is leaked, procfs
+/// calls code that is gone.
 ///
 /// # Invariants
 ///
@@ -49,8 +57,20 @@ unsafe impl Send for Dir {}
 unsafe impl Sync for Dir {}
 
 impl Dir {
-    /// Makes the folder. May sleep. Fails with [`ENOMEM`], also if the name is in use.
+    /// Makes the folder.
+    ///
+    /// May sleep. Fails with [`EINVAL`] if the name is none that an entry of `/proc` can have: it is
+    /// empty, longer than 255 bytes, `.`, `..`, a number, or has a `/` in it; with [`EEXIST`] if `/proc`
+    /// has an entry of that name; with [`ENOMEM`]; or with the error of a look-up in `/proc`.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
+        check_name(name)?;
+        if name.to_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(EINVAL);
+        }
+        if is_in_proc(name)? {
+            return Err(EEXIST);
+        }
+
         // SAFETY: The name is valid; no parent is the top of `/proc`.
         let entry = unsafe { bindings::proc_mkdir(name.as_char_ptr(), ptr::null_mut()) };
 
@@ -58,6 +78,62 @@ impl Dir {
         Ok(Self {
             entry: NonNull::new(entry).ok_or(ENOMEM)?,
         })
+    }
+}
+
+/// Fails with [`EINVAL`] if no entry of a folder can have this name.
+///
+/// `__proc_create()` in `fs/proc/generic.c` warns of most of these. It takes a `/` for the separator of a
+/// path, so that the entry would be made in the folder of another owner.
+fn check_name(name: &CStr) -> Result {
+    match name.to_bytes() {
+        b"" | b"." | b".." => Err(EINVAL),
+        name if name.len() > bindings::NAME_MAX as usize || name.contains(&b'/') => Err(EINVAL),
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether the top of `/proc` has an entry of this name.
+///
+/// procfs has no function for that, and `proc_register()` warns with a call trace of a name that is
+/// in use. So this asks as a user would, in a mount that nobody else sees. Another module may make an
+/// entry of that name after the answer: then procfs warns.
+fn is_in_proc(name: &CStr) -> Result<bool> {
+    let fs_name = c"proc".as_char_ptr();
+    let mut path = MaybeUninit::<bindings::path>::uninit();
+
+    // SAFETY: The name is a string. procfs is built in, so its type has no reference count.
+    let fs = NonNull::new(unsafe { bindings::get_fs_type(fs_name) }).ok_or(ENODEV)?;
+    // SAFETY: The type and the name are valid; procfs takes no data.
+    let mount = from_err_ptr(unsafe {
+        bindings::vfs_kern_mount(
+            fs.as_ptr(),
+            bindings::SHIM_SB_KERNMOUNT as c_int,
+            fs_name,
+            ptr::null_mut(),
+        )
+    })?;
+    // SAFETY: The mount is valid, the name is a string, and `path` is there to be written.
+    let result = to_result(unsafe {
+        bindings::vfs_path_lookup(
+            (*mount).mnt_root,
+            mount,
+            name.as_char_ptr(),
+            0,
+            path.as_mut_ptr(),
+        )
+    });
+    if result.is_ok() {
+        // SAFETY: The look-up succeeded, so it has written `path` and taken references.
+        unsafe { bindings::path_put(path.as_ptr()) };
+    }
+    // SAFETY: `vfs_kern_mount()` returned a reference, which is given up here.
+    unsafe { bindings::mntput(mount) };
+
+    match result {
+        Ok(()) => Ok(true),
+        Err(ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -73,6 +149,17 @@ impl Drop for Dir {
 /// # Examples
 ///
 /// ```
+/// use crate::proc_fs::{
+///     Dir,
+///     File,
+///     Operations, //
+/// };
+/// use kernel::{
+///     seq_file::SeqFile,
+///     seq_print,
+///     sync::Arc, //
+/// };
+///
 /// struct Answer;
 ///
 /// #[vtable]
@@ -89,7 +176,10 @@ impl Drop for Dir {
 /// }
 ///
 /// let dir = Arc::new(Dir::new(c"deep_thought")?, GFP_KERNEL)?;
-/// let file = proc_fs::File::new(dir, c"answer", 0o444, Answer)?;
+/// let file = File::new(dir, c"answer", 0o444, Answer)?;
+///
+/// // The name is taken while the folder is there.
+/// assert_eq!(Dir::new(c"deep_thought").err(), Some(EEXIST));
 /// # Ok::<(), Error>(())
 /// ```
 #[vtable]
@@ -118,11 +208,12 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     }
 }
 
-/// A file, which is there until this is dropped.
+/// A file in a [`Dir`], which is removed when this is dropped.
 ///
-/// To drop it waits for those who are in one of its operations, and takes the file away from those
-/// who have it open: what they do with their descriptors then fails with [`EIO`]
-/// (`proc_entry_rundown()` in `fs/proc/inode.c`). May sleep.
+/// Dropping it waits for the operations that are running (`proc_entry_rundown()` in
+/// `fs/proc/inode.c`): a reader whose buffer lies in a FUSE file or in userfaultfd memory may hold it up.
+/// From then on, reads and writes of descriptors that are still open fail with [`EIO`], and seeks with
+/// [`EINVAL`]. May sleep.
 ///
 /// # Invariants
 ///
@@ -142,8 +233,14 @@ unsafe impl<T: Operations> Sync for File<T> {}
 impl<T: Operations> File<T> {
     /// Makes the file `name` in `dir`, owned by root, with permissions `mode`.
     ///
-    /// May sleep. Fails with [`ENOMEM`], also if the name is in use.
+    /// May sleep. Fails with [`EINVAL`] if the name is none that a file can have, or `mode` has other
+    /// bits than permissions; and with [`ENOMEM`], also if `dir` has a file of that name, of which
+    /// procfs warns as well.
     pub(crate) fn new(dir: Arc<Dir>, name: &CStr, mode: u16, operations: T) -> Result<Self> {
+        check_name(name)?;
+        if mode & !0o7777 != 0 {
+            return Err(EINVAL);
+        }
         let operations = KBox::pin(operations, GFP_KERNEL)?;
 
         // SAFETY: The folder is there, the name is valid, the operations are static, and their data
@@ -215,30 +312,32 @@ impl<T: Operations> Vtable<T> {
     ///
     /// To be called by procfs only, to open a file of [`File<T>`].
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: The inode is that of a `File<T>`, whose data is its operations. They are there as
-        // long as the file is open, which it is about to be.
+        // SAFETY: The inode is that of a `File<T>`, whose data is its operations. They are not dropped
+        // while the file is being opened or is open.
         let operations = unsafe { &*bindings::shim_pde_data(inode).cast::<T>() };
-        let opened = operations.open().and_then(|open| {
-            let operations = NonNull::from(operations);
-            Ok(KBox::new(Opened::<T> { operations, open }, GFP_KERNEL)?)
-        });
-        let opened = match opened {
-            Ok(opened) => KBox::into_raw(opened),
-            Err(error) => return error.to_errno(),
-        };
 
-        // SAFETY: The file is being opened; `show` casts the pointer back.
-        let result = unsafe { bindings::single_open(file, Some(Self::show), opened.cast()) };
-        if to_result(result).is_err() {
-            // SAFETY: The pointer is of the box above, and nobody has taken it.
-            drop(unsafe { KBox::from_raw(opened) });
-        } else if T::HAS_WRITE {
-            // `seq_open()` takes `pwrite()` away, for files that have no use for an offset.
-            //
-            // SAFETY: The file is being opened, so nobody else has it.
-            unsafe { (*file).f_mode |= bindings::SHIM_FMODE_PWRITE };
-        }
-        result
+        from_result(|| {
+            let open = operations.open()?;
+            let operations = NonNull::from(operations);
+            // Any user can open files: what that allocates is charged to the user's memory cgroup.
+            let opened = KBox::new(Opened::<T> { operations, open }, GFP_KERNEL_ACCOUNT)?;
+            let opened = KBox::into_raw(opened);
+
+            // SAFETY: The file is being opened; `show` casts the pointer back.
+            let result = unsafe { bindings::single_open(file, Some(Self::show), opened.cast()) };
+            if let Err(error) = to_result(result) {
+                // SAFETY: The pointer is of the box above, and nobody has taken it.
+                drop(unsafe { KBox::from_raw(opened) });
+                return Err(error);
+            }
+            if T::HAS_WRITE {
+                // `seq_open()` takes `pwrite()` away, for files that have no use for an offset.
+                //
+                // SAFETY: The file is being opened, so nobody else has it.
+                unsafe { (*file).f_mode |= bindings::SHIM_FMODE_PWRITE };
+            }
+            Ok(0)
+        })
     }
 
     /// # Safety
@@ -270,13 +369,12 @@ impl<T: Operations> Vtable<T> {
 
         // SAFETY: The caller gives a valid pointer to the offset.
         let offset = unsafe { &mut *offset };
-        match operations.write(open, file, text, *offset) {
-            Ok(()) => {
-                *offset += len as bindings::loff_t;
-                len as isize
-            }
-            Err(error) => error.to_errno() as isize,
-        }
+
+        from_result(|| {
+            operations.write(open, file, text, *offset)?;
+            *offset += len as bindings::loff_t;
+            Ok(len as isize)
+        })
     }
 
     /// # Safety

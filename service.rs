@@ -2,9 +2,8 @@
 
 //! Start and stop: what the parameter `start` does.
 //!
-//! The state is protected by the lock of [`Locked`], which whoever writes to the parameter holds
-//! already. So writers queue up with each other, with the end of loading, and with the beginning of
-//! unloading.
+//! The lock of [`Locked`] protects the state, and a writer of the parameter holds it. So writers queue
+//! up with each other, with the end of loading, and with the beginning of unloading.
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +11,8 @@ use crate::{
     netfilter::{
         self,
         Hooks,
-        Point,
-        PRIORITY_LAST, //
+        InetHook,
+        PRI_LAST, //
     },
     netns::Registration,
     param::{
@@ -23,24 +22,18 @@ use crate::{
     },
     stats::Stats, //
 };
-use core::fmt;
 use kernel::{
+    fmt,
     prelude::*,
-    str::{
-        kstrtobool,
-        CStr, //
-    },
+    str::kstrtobool_bytes,
     sync::Arc, //
 };
 
-/// The parameter `start`.
-pub(crate) static START: Locked<State> = Locked::new(State::Loading { start: false });
-
 /// What the module is doing.
 pub(crate) enum State {
-    /// It is being loaded, and has nothing that could count; `start` is what the loader was told.
+    /// It is being loaded, and has nothing that could count.
     Loading {
-        /// Whether to start counting as soon as it is loaded.
+        /// Whether to start counting as soon as it is loaded: what the loader was told.
         start: bool,
     },
     /// It is loaded, and nothing is hooked.
@@ -59,10 +52,10 @@ pub(crate) enum State {
 /// What is to be counted, and where.
 #[derive(Clone)]
 pub(crate) struct Source {
-    /// Where the counts are kept.
+    /// The counts.
     pub(crate) stats: Arc<Registration<Stats>>,
-    /// Where the packets are seen.
-    pub(crate) hook: Point,
+    /// The hook that packets pass.
+    pub(crate) hook: InetHook,
 }
 
 impl State {
@@ -70,7 +63,11 @@ impl State {
     fn switch(&mut self, start: bool) -> Result {
         *self = match (&*self, start) {
             (Self::Stopped(source), true) => {
-                let hooks = netfilter::register(source.stats.clone(), source.hook, PRIORITY_LAST)?;
+                let hooks = netfilter::register(source.stats.clone(), source.hook, PRI_LAST)?;
+                let left_out = hooks.left_out();
+                if left_out != 0 {
+pr_warn!("not counting in {left_out} network namespace(s) of unprivileged users, whose hooks are all taken: stop and start again when they have room\n");
+                }
                 Self::Running {
                     source: source.clone(),
                     _hooks: hooks,
@@ -85,15 +82,18 @@ impl State {
     }
 }
 
+/// `start`: whether kstat counts.
 impl Param for State {
+    const INITIAL: Self = Self::Loading { start: false };
+
     /// As for the kernel's own bool parameters.
-    const BARE: &'static CStr = c"1";
+    const BARE: &'static [u8] = b"1";
 
     /// Fails with [`EINVAL`] if `value` is no bool; with [`EBUSY`] while the module is loading, as
-    /// it could not be true yet that packets are counted; with [`ENODEV`] when it is unloading; or
-    /// with what registering hooks failed with.
-    fn set(&mut self, value: &CStr, origin: Origin) -> Result {
-        let value = kstrtobool(value)?;
+    /// no packet is counted yet when the write would return; with [`ENODEV`] when it is unloading; or
+    /// with the error of registering the hooks.
+    fn set(&mut self, value: &[u8], origin: Origin) -> Result {
+        let value = kstrtobool_bytes(value)?;
 
         match (self, origin) {
             (Self::Loading { start }, Origin::Load) => {
@@ -115,25 +115,25 @@ impl fmt::Display for State {
 }
 
 /// The service of a loaded module. Dropping it stops counting for good.
-pub(crate) struct Service(());
+pub(crate) struct Service(&'static Locked<State>);
 
 impl Service {
-    /// Lets `start` be written, and starts if the loader was told so.
-    pub(crate) fn new(source: Source) -> Result<Self> {
-        let mut state = START.lock();
+    /// Lets the parameter `state` be written, and starts if the loader was told so.
+    pub(crate) fn new(state: &'static Locked<State>, source: Source) -> Result<Self> {
+        let mut guard = state.lock();
 
-        let start = matches!(*state, State::Loading { start: true });
+        let start = matches!(*guard, State::Loading { start: true });
         let mut loaded = State::Stopped(source);
         loaded.switch(start).inspect_err(|error| {
-            pr_err!("start=1: hooks could not be registered in every network namespace ({error:?}): load kstat without it, and see what it says\n");
+            pr_err!("start=1: hooks could not be registered in every network namespace ({error:?}): load kstat without it, and see what a write to start says\n");
         })?;
-        *state = loaded;
-        Ok(Self(()))
+        *guard = loaded;
+        Ok(Self(state))
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        *START.lock() = State::Going;
+        *self.0.lock() = State::Going;
     }
 }

@@ -6,13 +6,16 @@
 
 use crate::{
     netfilter::{
+        Hooks,
         Observer,
         Packet,
         L4PROTO_TCP, //
     },
     netns::{
+        At,
         Net,
-        PerNet, //
+        PerNet,
+        Slot, //
     },
     percpu,
     publish::Publish,
@@ -30,8 +33,8 @@ pub(crate) struct Stats {
     /// The TCP packets counted since the namespace was made, or the module loaded.
     packets: percpu::Counter,
 
-    /// Held by who adds up `packets` too, so that totals are used in the order they were taken:
-    /// nobody can publish an older total than the one that a step was set at.
+    /// Held while `packets` is added up too, so that totals are used in the order they were taken: no
+    /// reader publishes an older total than the one at which a step was set.
     #[pin]
     publish: Mutex<Publish>,
 }
@@ -40,7 +43,7 @@ impl Stats {
     /// The count as published. May sleep.
     pub(crate) fn nout(&self) -> u64 {
         let publish = self.publish.lock();
-        publish.public(self.packets.sum())
+        publish.public(self.packets.borrow().sum())
     }
 
     /// The step in force. May sleep.
@@ -51,37 +54,45 @@ impl Stats {
     /// Makes `step` the step from now on. May sleep.
     pub(crate) fn set_step(&self, step: Step) {
         let mut publish = self.publish.lock();
-        publish.set_step(self.packets.sum(), step);
+        publish.set_step(self.packets.borrow().sum(), step);
     }
 }
+
+static STATS: Slot<Stats> = Slot::new();
+static HOOKS: Slot<Hooks<Stats>> = Slot::new();
 
 impl PerNet for Stats {
     /// The first step of every namespace.
     type Context = Step;
+    const SLOT: At<Self> = STATS.at();
 
-    fn init(first: &Step, _net: &Net) -> Result<Pin<KBox<Self>>> {
-        KBox::try_pin_init(
-            try_pin_init!(Self {
-                packets: percpu::Counter::new()?,
-                publish <- new_mutex!(Publish::new(*first)),
-            }),
-            GFP_KERNEL,
-        )
+    fn init(first: &Step, _net: &Net) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            packets: percpu::Counter::new()?,
+            publish <- new_mutex!(Publish::new(*first)),
+        })
     }
 }
 
 impl Observer for Stats {
-    /// So that a packet touches nothing on its way to its CPU's count.
-    type Eye = percpu::Parts;
+    const SLOT: At<Hooks<Self>> = HOOKS.at();
 
-    fn eye(&self) -> &percpu::Parts {
-        &self.packets
+    /// The counter itself, so that a packet reads nothing to find its CPU's part.
+    type HookData<'a> = percpu::CounterRef<'a>;
+
+    fn hook_data(&self) -> percpu::CounterRef<'_> {
+        self.packets.borrow()
     }
 
     #[inline(always)]
-    fn observe(packets: &percpu::Parts, packet: Packet<'_>) {
+    fn observe(packets: percpu::CounterRef<'_>, packet: Packet<'_>) {
         if packet.l4proto() == Some(L4PROTO_TCP) {
             packets.inc();
         }
+    }
+
+    /// Any user can fill a hook of a namespace of their own, and must not keep root from counting.
+    fn may_leave_out(net: &Net, error: Error) -> bool {
+        error == E2BIG && !net.is_owned_by_init_user_ns()
     }
 }

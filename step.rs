@@ -6,10 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use core::{
-    fmt,
-    num::NonZeroU64, //
-};
+use core::num::NonZeroU64;
 
 /// How many packets lie between two published counts: 1 to [`u64::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +70,10 @@ impl Step {
 
         Self::new(n).ok_or(ParseError::Invalid)
     }
-}
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+    /// Whether `text` is what may stand behind a number: white space, and some of it.
+    pub(crate) fn is_white_space(text: &[u8]) -> bool {
+        !text.is_empty() && trim(text).is_empty()
     }
 }
 

@@ -44,6 +44,7 @@ static struct point points[] = {
 	POINT(register_pernet_subsys, -ENOMEM),
 	POINT(rust_helper_krealloc_node_align, 0),
 	POINT(single_open, -ENOMEM),
+	POINT(vfs_kern_mount, -ENOMEM),
 };
 
 static struct dentry *folder;

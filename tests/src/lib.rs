@@ -39,6 +39,7 @@ pub mod tool;
 pub mod traffic;
 pub mod tree;
 pub mod turn;
+pub mod unprivileged;
 pub mod wait;
 
 /// Asserts that kstat counts what somebody else, `source`, counts.

@@ -258,24 +258,33 @@ pub fn load(net: &Netns, ruleset: &str) {
     net.run(|| tool::run_with("nft", &["-f", "-"], ruleset));
 }
 
-/// A namespace in which no IPv6 hook can be added at [`Point::Output`], until this is dropped.
+/// A shell script that takes all places for an IPv6 hook at `point`, of which there are 1,024
+/// (`MAX_HOOK_COUNT` in `net/netfilter/core.c`).
+///
+/// The kernel's own security modules may have some of them.
+pub fn fill(point: Point) -> String {
+    let chain = format!("{{ type filter hook {} priority 0; }}", point.name());
+    let chains: Vec<_> = (0..1020).map(|i| format!("chain c{i} {chain}")).collect();
+
+    format!(
+        "nft -f - <<'END'
+table ip6 full {{
+{}
+}}
+END
+i=0; while nft \"add chain ip6 full d$i {chain}\" 2>/dev/null; do i=$((i + 1)); done",
+        chains.join("\n")
+    )
+}
+
+/// A namespace where no IPv6 hook can be added at one point, until this is dropped.
 pub struct Full<'a>(&'a Netns);
 
 impl<'a> Full<'a> {
-    /// As many as a hook of one family in one namespace takes (`MAX_HOOK_COUNT`).
-    const PLACES: usize = 1024;
-
-    /// Takes all places.
+    /// Takes all places at `point`.
     #[track_caller]
-    pub fn new(net: &'a Netns) -> Self {
-        let chains: Vec<_> = (0..Self::PLACES)
-            .map(|i| format!("chain c{i} {{ type filter hook output priority 0; }}"))
-            .collect();
-
-        load(
-            net,
-            &format!("table ip6 full {{\n{}\n}}", chains.join("\n")),
-        );
+    pub fn new(net: &'a Netns, point: Point) -> Self {
+        net.run(|| tool::shell(&fill(point)));
         Self(net)
     }
 }

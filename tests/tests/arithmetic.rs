@@ -59,7 +59,6 @@ mod steps {
 
             assert_reads(&n.to_string(), n);
             assert_eq!(step.get().get(), n);
-            assert_eq!(step.to_string(), n.to_string());
         }
     }
 

@@ -101,14 +101,14 @@ fn policy_has_no_unsafe_code() {
 }
 
 #[test]
-fn the_shim_is_at_most_120_lines() {
+fn the_shim_is_at_most_150_lines() {
     let lines = ["netfilter_shim.c", "netfilter_shim.h"]
         .map(|name| fs::read_to_string(project().join(name)).expect("reading the shim"))
         .iter()
         .map(|text| text.lines().count())
         .sum::<usize>();
 
-    assert!(lines <= 120, "the shim is {lines} lines");
+    assert!(lines <= 150, "the shim is {lines} lines");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! N: the file `counter`.
 
 use kstat_tests::{
+    daemon::Folder,
     file::{
         self,
         COUNTER, //
@@ -212,6 +213,114 @@ fn a_second_write_to_a_descriptor_is_at_an_offset_and_refused() {
         "the second"
     );
     assert_eq!(file::number(COUNTER), 20);
+}
+
+#[test]
+fn white_space_behind_a_number_that_was_set_succeeds_and_changes_nothing() {
+    let turn = Turn::take();
+    let _kstat = Kstat::load(&turn, "");
+    let file = file::writer(COUNTER);
+
+    assert_eq!(file::write(&file, b"20"), Ok(()), "the number");
+    for text in ["\n", " \t\n\x0b\x0c\r", "\n"] {
+        assert_eq!(file::write(&file, text.as_bytes()), Ok(()), "{text:?}");
+        assert_eq!(file::number(COUNTER), 20, "after {text:?}");
+    }
+    for text in ["1", "\n1", "\0", ""] {
+        assert_eq!(
+            file::write(&file, text.as_bytes()),
+            Err(Errno::EINVAL),
+            "{text:?}"
+        );
+        assert_eq!(file::number(COUNTER), 20, "after {text:?}");
+    }
+}
+
+#[test]
+fn white_space_elsewhere_than_behind_a_number_is_refused_with_einval() {
+    let turn = Turn::take();
+    let subject = Subject::new(&turn);
+    let refuses = |what: &str, file: &File, offset| {
+        subject.assert_refuses(what, Errno::EINVAL, || {
+            file.write_at(b"\n", offset).map(drop).map_err(file::errno)
+        });
+    };
+
+    for offset in [0, 1, 2, 3] {
+        refuses("where nothing was set", &file::writer(COUNTER), offset);
+    }
+    let refused = file::writer(COUNTER);
+    assert_eq!(file::write(&refused, b"x"), Err(Errno::EINVAL));
+    refuses("behind what was refused", &refused, 1);
+    let set = file::writer(COUNTER);
+    assert_eq!(file::write(&set, b"10"), Ok(()));
+    for offset in [0, 1, 3] {
+        refuses("not right behind the number", &set, offset);
+    }
+}
+
+/// kstat(4) says which ways of writing arrive in pieces.
+#[test]
+fn common_programs_set_the_number_or_fail_and_change_nothing_but_for_digits_in_pieces() {
+    const SET: [&str; 18] = [
+        "echo 100 >$F",
+        "echo -n 100 >$F",
+        "printf '100\\r\\n' >$F",
+        "echo 100 >>$F",
+        "echo 100 1<>$F",
+        "cat $t >$F",
+        "cp $t $F",
+        "tee $F <$t",
+        "dd if=$t of=$F",
+        "dd if=$t of=$F conv=notrunc oflag=append",
+        "busybox cp $t $F",
+        "busybox dd if=$t of=$F",
+        "sed -n \"w $F\" $t",
+        "sort -o $F $t",
+        "awk '{ print >ENVIRON[\"F\"] }' $t",
+        "python3 -c 'import os; open(os.environ[\"F\"], \"w\").write(\"100\")'",
+        // The newline apart, as toybox writes it.
+        "perl -e 'open F, q(>), $ENV{F} or die; $| = 1; select F; $| = 1; print F 100 or die; print F qq(\\n) or die'",
+        "python3 -c 'import os; f = open(os.environ[\"F\"], \"wb\", 0); f.write(b\"100\"); f.write(b\"\\n\")'",
+    ];
+    const REFUSED: [&str; 6] = [
+        "printf '100\\0' >$F",
+        "exec 3<>$F; cat <&3; echo 100 >&3",
+        // These open with O_APPEND, and seek to the end.
+        "tee -a $F <$t",
+        "awk '{ print >>ENVIRON[\"F\"] }' $t",
+        "python3 -c 'import os; open(os.environ[\"F\"], \"a\").write(\"100\")'",
+        "python3 -c 'import os; os.sendfile(os.open(os.environ[\"F\"], os.O_WRONLY), os.open(os.environ[\"t\"], 0), 0, 4)'",
+    ];
+    // The first piece is a number, and counts; the next is refused.
+    const IN_PIECES: [(&str, u64); 2] = [
+        ("dd if=$t of=$F bs=1", 1),
+        (
+            "python3 -c 'import os; f = os.open(os.environ[\"F\"], os.O_WRONLY); n = os.writev(f, [b\"10\", b\"0\\n\"]); n == 4 or os.write(f, b\"100\\n\"[n:])'",
+            10,
+        ),
+    ];
+
+    let turn = Turn::take();
+    let _kstat = Kstat::load(&turn, "");
+    let folder = Folder::new();
+    let text = folder.write("text", "100\n");
+    let run = |command: &str| {
+        assert_eq!(file::put(COUNTER, "7\n"), Ok(()));
+        let script = format!("export F={COUNTER} t={text}\n{command}");
+        let output = tool::attempt("bash", &["-c", &script], "");
+        (output.status.success(), file::number(COUNTER))
+    };
+
+    for command in SET {
+        assert_eq!(run(command), (true, 100), "{command}");
+    }
+    for command in REFUSED {
+        assert_eq!(run(command), (false, 7), "{command}");
+    }
+    for (command, first) in IN_PIECES {
+        assert_eq!(run(command), (false, first), "{command}");
+    }
 }
 
 #[test]

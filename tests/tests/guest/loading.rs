@@ -3,6 +3,7 @@
 //! What the module is told when it is loaded.
 
 use kstat_tests::{
+    daemon::Folder,
     file,
     host::Host,
     identity,
@@ -16,9 +17,11 @@ use kstat_tests::{
         Point, //
     },
     tool,
-    turn::Turn, //
+    turn::Turn,
+    unprivileged::UserNetns, //
 };
 use nix::errno::Errno;
+use std::fs;
 
 /// Asserts that loading fails so, and leaves nothing; returns what the kernel's log said.
 #[track_caller]
@@ -164,7 +167,7 @@ fn a_start_that_is_no_bool_refuses_to_load_with_einval() {
 fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
     let turn = Turn::take();
     let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
-    let full = nft::Full::new(hosts[1].net());
+    let full = nft::Full::new(hosts[1].net(), Point::Output);
 
     let log = assert_refused(&turn, "start=1", Errno::E2BIG);
     assert_says(&log, "start=1: hooks could not be registered");
@@ -178,6 +181,65 @@ fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
         host.send_tcp(5);
         assert_eq!(host.nout(), 5);
     }
+}
+
+#[test]
+fn start_1_leaves_out_a_full_namespace_of_an_unprivileged_user() {
+    let turn = Turn::take();
+    for (hook, point) in [
+        ("local_out", Point::Output),
+        ("post_routing", Point::Postrouting),
+    ] {
+        let _user = UserNetns::new(&nft::fill(point));
+        let host = Host::new(&turn);
+        let mut log = Log::from_now();
+
+        let kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
+
+        assert!(kstat.is_started());
+        host.send_tcp(5);
+        assert_eq!(host.nout(), 5, "hook={hook}");
+        assert_says(&log.lines(), "not counting in 1 network namespace(s)");
+    }
+}
+
+/// Returns the bytes of kstat.ko under the name `kstau`: that of `.modinfo`, and that of its `struct module`.
+fn under_another_name() -> Vec<u8> {
+    let path = module::object();
+    let mut object = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let in_struct = [&b"kstat"[..], &[0; 40]].concat();
+
+    for name in [&b"name=kstat\0"[..], &in_struct] {
+        let places: Vec<_> = (0..object.len())
+            .filter(|&at| object[at..].starts_with(name))
+            .collect();
+        assert_eq!(places.len(), 1, "{name:?} in {path}");
+        let last = places[0] + name.iter().position(|&byte| byte == 0).expect("a NUL") - 1;
+        object[last] = b'u';
+    }
+    object
+}
+
+#[test]
+fn proc_kstat_of_another_module_refuses_loading_with_a_sentence_and_no_warning() {
+    let turn = Turn::take();
+    let folder = Folder::new();
+    let other = folder.write("kstau.ko", under_another_name());
+    tool::run("insmod", &[&other]);
+    assert!(file::exists("/proc/kstat"), "the other module is loaded");
+    let mut log = Log::from_now();
+
+    // The loader keeps EEXIST for a module of the same name, and returns EBUSY when `init` fails with it
+    // (do_init_module() in kernel/module/main.c).
+    assert_eq!(module::load(&turn, ""), Err(Errno::EBUSY));
+
+    assert_says(&log.lines(), "/proc/kstat is there already");
+    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
+    assert_eq!(file::number(file::COUNTER), 10, "the other module's file");
+    assert!(!file::exists("/sys/module/kstat"), "kstat is loaded");
+    tool::run("rmmod", &["kstau"]);
+    let _kstat = Kstat::load(&turn, "counter=7");
+    assert_eq!(file::number(file::COUNTER), 7);
 }
 
 #[test]

@@ -10,12 +10,16 @@ use kstat_tests::{
     host::Host,
     identity,
     log::Log,
+    mib,
     module::Kstat,
+    netns::Netns,
     nft::{
         self,
         Point, //
     },
-    turn::Turn, //
+    tool,
+    turn::Turn,
+    unprivileged::UserNetns, //
 };
 use nix::errno::Errno;
 
@@ -212,7 +216,7 @@ fn a_failure_to_start_leaves_it_stopped_everywhere_and_gives_the_errno() {
     let after = Host::new(&turn);
     let hosts = [&before, &full, &after];
     let mut log = Log::from_now();
-    let places = nft::Full::new(full.net());
+    let places = nft::Full::new(full.net(), Point::Output);
 
     assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
 
@@ -231,4 +235,92 @@ fn a_failure_to_start_leaves_it_stopped_everywhere_and_gives_the_errno() {
         host.send_tcp(5);
         assert_eq!(host.nout(), 5, "nout after a start that did not fail");
     }
+}
+
+/// Sends a few TCP packets over the loopback device of a namespace, which has no other: connections to a
+/// port where nobody listens. Returns how many segments TCP says it has sent there.
+fn refused_connections(net: &Netns) -> u64 {
+    net.run(|| {
+        tool::run("ip", &["link", "set", "lo", "up"]);
+        for _ in 0..5 {
+            std::net::TcpStream::connect("127.0.0.1:9").expect_err("nobody listens");
+        }
+    });
+    mib::tcp_segments(net)
+}
+
+#[test]
+fn start_leaves_out_a_full_namespace_of_an_unprivileged_user_and_says_so() {
+    for (hook, point) in [
+        ("local_out", Point::Output),
+        ("post_routing", Point::Postrouting),
+    ] {
+        let turn = Turn::take();
+        let kstat = Kstat::load(&turn, &format!("counter=1 hook={hook}"));
+        let user = UserNetns::new(&nft::fill(point));
+        let hosts = [Host::initial(&turn), Host::new(&turn)];
+        let nout = || user.net().run(|| file::number(file::NOUT));
+        let mut log = Log::from_now();
+
+        kstat.start();
+
+        assert!(kstat.is_started());
+        for host in &hosts {
+            host.send_tcp(5);
+            assert_eq!(host.nout(), 5, "hook={hook}");
+        }
+        let sent = refused_connections(user.net());
+        println!(
+            "{hook}: the user's namespace sent {sent} segments, nout says {}",
+            nout()
+        );
+        assert!(sent >= 5, "{sent} segments were sent");
+        assert_eq!(nout(), 0, "the namespace that was left out");
+        assert_eq!(nft::kstat_hooks(user.net()), []);
+        let lines = log.lines();
+        let said: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with("kstat: "))
+            .collect();
+        assert_eq!(said.len(), 1, "{lines:?}");
+        assert!(
+            said[0].contains("not counting in 1 network namespace(s)"),
+            "{lines:?}"
+        );
+
+        // With places again, the next start counts there; without the user, nothing is left to say.
+        nft::load(user.net(), "delete table ip6 full");
+        kstat.stop();
+        kstat.start();
+        let sent = refused_connections(user.net()) - sent;
+        assert_eq!(nout(), sent, "hook={hook}");
+        drop(user);
+        kstat.stop();
+        kstat.start();
+        hosts[1].send_tcp(5);
+        assert_eq!(hosts[1].nout(), 10, "hook={hook}");
+        assert_eq!(log.lines(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn start_fails_with_e2big_if_the_initial_namespace_is_full() {
+    let turn = Turn::take();
+    let kstat = Kstat::load(&turn, "counter=1");
+    let initial = Host::initial(&turn);
+    let other = Host::new(&turn);
+    let places = nft::Full::new(initial.net(), Point::Output);
+
+    assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
+
+    assert!(!kstat.is_started());
+    for host in [&initial, &other] {
+        assert_eq!(host.hooks(), []);
+        host.send_tcp(5);
+        assert_eq!(host.nout(), 0);
+    }
+    drop(places);
+    kstat.start();
+    initial.send_tcp(5);
+    assert_eq!(initial.nout(), 5);
 }
