@@ -3,9 +3,19 @@
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
+# The architecture is the one that the kernel was configured for: some environments set ARCH to another name, such as amd64.
+arch = $(shell sed -n 's,^# Linux/\([^ ]*\) .*,\1,p' $(KDIR)/.config)
+
 # Other tools than the kernel's build system would take are named to it, also if the environment does.
-kbuild = $(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) \
+kbuild = $(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) $(if $(arch),ARCH=$(arch)) \
 	$(if $(RUSTC),RUSTC=$(RUSTC)) $(if $(BINDGEN),BINDGEN=$(BINDGEN))
+
+# The kernel's build folder is KDIR, and the clang flags of a user-space SDK do not fit the kernel's headers.
+unexport KBUILD_OUTPUT BINDGEN_EXTRA_CLANG_ARGS
+
+# Besides white space, kbuild's makefiles and their shell commands do not take these characters in a path.
+special := "\#$$%&'():;<>\`|
+quote = '$(subst ','\'',$(1))'
 
 .PHONY: modules
 modules: kdir
@@ -14,6 +24,10 @@ modules: kdir
 # The kernel can take a Rust module, and its headers carry what the compiler needs to know for it.
 .PHONY: kdir
 kdir:
+	@for folder in "$$(pwd -P)" $(call quote,$(KDIR)) $(call quote,$(MO)); do \
+		printf '%s\0' "$$folder" | LC_ALL=C.UTF-8 grep -qxz $(call quote,[^[:space:]$(special)]*) || { printf '%s %s %s\n' \
+		"kstat: the kernel's build system cannot use the folder '$$folder': move it to a path" \
+		"in UTF-8 that has no white space and none of" $(call quote,$(special)) >&2; exit 1; }; done
 	@test -n "$(KDIR)" || { echo "kstat: KDIR= names no folder: what should have printed it said above why not." >&2; exit 1; }
 	@test -e $(KDIR)/.config || { echo "kstat: there are no kernel headers in $(KDIR):" \
 		"install those of your kernel (linux-headers-$(shell uname -r)), or name others with KDIR=." >&2; exit 1; }
@@ -21,10 +35,17 @@ kdir:
 		"and cannot load Rust modules: boot one that has it (see README.md), or run 'make demo' to try kstat in a guest." >&2; exit 1; }
 	@test -e $(KDIR)/rust/libkernel.rmeta || { echo "kstat: the kernel of $(KDIR) has CONFIG_RUST, but its headers" \
 		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(scripts/rust-tree)'." >&2; exit 1; }
-	@for option in NETFILTER IPV6 PROC_FS; do grep -q "^CONFIG_$$option=[ym]" $(KDIR)/.config || { \
-		echo "kstat: the kernel of $(KDIR) is built without CONFIG_$$option, which kstat is about: boot one that has it." >&2; exit 1; }; done
+	@! findmnt -n -o OPTIONS -T $(KDIR)/rust/. 2>/dev/null | grep -qw noexec || { echo "kstat: $(KDIR)/rust is on a file system" \
+		"that is mounted noexec, and rustc cannot load macros from there: remount it with exec, or use headers on another one." >&2; exit 1; }
+	@for option in NETFILTER IPV6 PROC_FS SYSFS MODULES 64BIT; do grep -q "^CONFIG_$$option=[ym]" $(KDIR)/.config || { \
+		echo "kstat: the kernel of $(KDIR) is built without CONFIG_$$option, which kstat needs: boot one that has it." >&2; exit 1; }; done
 	@for tool in $(or $(RUSTC),rustc) $(or $(BINDGEN),bindgen); do command -v $$tool >/dev/null || { \
 		echo "kstat: $$tool is missing: install it (apt install rustc rust-src bindgen)." >&2; exit 1; }; done
+	@$(or $(RUSTC),rustc) --version >/dev/null || { echo "kstat: $(or $(RUSTC),rustc) does not run, for the reason above:" \
+		"install one that does, and name it with RUSTC= if it is not 'rustc'." >&2; exit 1; }
+	@# Without a header to read, bindgen does not load libclang.
+	@$(or $(BINDGEN),bindgen) /dev/null -- -xc >/dev/null || { echo "kstat: $(or $(BINDGEN),bindgen) does not run, for the reason" \
+		"above: install one that does (and libclang), and name it with BINDGEN= if it is not 'bindgen'." >&2; exit 1; }
 	@want=$$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$$/\1/p' $(KDIR)/.config); have=$$($(or $(RUSTC),rustc) --version); \
 		test "$$want" = "$$have" || { echo "kstat: the kernel of $(KDIR) was built by '$$want', and rustc here is" \
 		"'$$have': install the one that built it, and name it with RUSTC= if it is not 'rustc'." >&2; exit 1; }
