@@ -12,7 +12,12 @@ use kstat_tests::{
 };
 use std::{
     env,
+    ffi::{
+        OsStr,
+        OsString, //
+    },
     fs,
+    os::unix::ffi::OsStrExt,
     path::{
         Path,
         PathBuf, //
@@ -24,8 +29,10 @@ use std::{
 struct Copy(PathBuf);
 
 impl Copy {
-    fn new(name: &str) -> Self {
-        let copy = env::temp_dir().join(format!("kstat-{name}-{}", std::process::id()));
+    fn new(name: impl AsRef<OsStr>) -> Self {
+        let mut folder = OsString::from(format!("kstat-{}-", std::process::id()));
+        folder.push(name);
+        let copy = env::temp_dir().join(folder);
         fs::create_dir(&copy).unwrap_or_else(|error| panic!("making {copy:?}: {error}"));
 
         for entry in fs::read_dir(project()).expect("listing the project") {
@@ -48,18 +55,49 @@ impl Copy {
 
     /// Says `make KDIR=kdir`, and returns whether that succeeded, and what it said of errors.
     fn make(&self, kdir: &Path) -> (bool, String) {
-        let output = Command::new("make")
-            .arg(format!("KDIR={}", kdir.display()))
+        self.shell(r#"make KDIR="$1""#, kdir)
+    }
+
+    /// Runs lines of shell, whose `$1` is `kdir`, in an empty environment and a mount namespace of their own: the lab's
+    /// mounts are private, so no other namespace sees theirs. Returns whether the lines succeeded, and their errors.
+    fn shell(&self, lines: &str, kdir: &Path) -> (bool, String) {
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
+            .args([lines, "bash"])
+            .arg(kdir)
             .current_dir(&self.0)
             .env_clear()
             .env("PATH", env::var_os("PATH").expect("a PATH"))
             .output()
-            .expect("running make");
+            .expect("running unshare");
 
         (
             output.status.success(),
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
+    }
+
+    /// Asserts that `make` succeeded and made kstat.ko beside the sources.
+    #[track_caller]
+    fn assert_built(&self, (success, errors): (bool, String)) {
+        assert!(success, "make in {:?}: {errors}", self.0);
+        assert!(self.0.join("kstat.ko").exists(), "no kstat.ko: {errors}");
+    }
+
+    /// Lays out headers here as distributions do whose kernels are built in the source folder: one folder has both, and
+    /// no file has the compiler and the architecture, as Debian's .kernelvariables has.
+    fn headers(&self) -> PathBuf {
+        let headers = self.0.join("headers");
+        let lines = "
+            common=$(sed -n 's,^include \\(.*\\)/Makefile$,\\1,p' $1/Makefile)
+            mkdir headers
+            cp -rsL $common/. headers
+            cp -rsLf $1/. headers
+            rm headers/.kernelvariables headers/Makefile
+            cp $common/Makefile headers";
+        let (success, errors) = self.shell(lines, &tree());
+        assert!(success, "laying out headers: {errors}");
+        headers
     }
 }
 
@@ -71,6 +109,7 @@ impl Drop for Copy {
 }
 
 /// Asserts that `make` failed, with one sentence of ours, which has `words` in it.
+#[track_caller]
 fn assert_says((success, said): (bool, String), words: &[&str]) {
     let sentences: Vec<_> = said
         .lines()
@@ -169,17 +208,242 @@ fn make_says_if_kdir_is_empty() {
 }
 
 #[test]
-fn make_says_if_the_kernel_is_built_without_netfilter() {
-    let copy = Copy::new("no-netfilter");
-    fs::write(
-        copy.0.join(".config"),
-        "CONFIG_RUST=y\n# CONFIG_NETFILTER is not set\n",
-    )
-    .expect("writing .config");
+fn make_and_dkms_refuse_a_kernel_without_an_option_that_kstat_needs() {
+    let dkms = fs::read_to_string(project().join("dkms.conf")).expect("reading dkms.conf");
+    let mut options: Vec<_> = dkms
+        .lines()
+        .find_map(|line| line.strip_prefix("BUILD_EXCLUSIVE_CONFIG=\""))
+        .expect("the options that DKMS asks for")
+        .trim_end_matches('"')
+        .split(' ')
+        .collect();
+    options.sort_unstable();
+    assert_eq!(
+        options,
+        [
+            "CONFIG_64BIT",
+            "CONFIG_IPV6",
+            "CONFIG_MODULES",
+            "CONFIG_NETFILTER",
+            "CONFIG_PROC_FS",
+            "CONFIG_RUST",
+            "CONFIG_SYSFS",
+        ]
+    );
+    let copy = Copy::new("options");
     fs::create_dir(copy.0.join("rust")).expect("making rust");
     fs::write(copy.0.join("rust/libkernel.rmeta"), "").expect("writing metadata");
+    let make_without = |missing: &str| {
+        let config: String = options
+            .iter()
+            .map(|&option| {
+                if option == missing {
+                    format!("# {option} is not set\n")
+                } else {
+                    format!("{option}=y\n")
+                }
+            })
+            .collect();
+        fs::write(copy.0.join(".config"), config).expect("writing .config");
+        copy.make(&copy.0)
+    };
 
-    assert_says(copy.make(&copy.0), &["without CONFIG_NETFILTER"]);
+    for missing in options.iter().copied() {
+        assert_says(make_without(missing), &[&format!("without {missing}")]);
+    }
+    // This .config does not name the rustc that built the kernel.
+    assert_says(make_without(""), &["was built by ''"]);
+}
+
+#[test]
+fn make_refuses_a_folder_name_that_kbuild_cannot_use() {
+    let refuses = ["cannot use the folder"];
+
+    for name in [
+        "two words",
+        "tab\tbed",
+        "two\nlines",
+        "\"quoted\"",
+        "it's",
+        "a\\b",
+        "a`b`",
+        "$HOME",
+        "$(CURDIR)",
+        "c#",
+        "100%",
+        "you&me",
+        "(1)",
+        "1)",
+        "a:b",
+        "a;b",
+        "a<b",
+        "a>b",
+        "a|b",
+    ] {
+        assert_says(Copy::new(name).make(&tree()), &refuses);
+    }
+    // ISO 8859-1, in which this is a u with two dots.
+    let latin = OsStr::from_bytes(b"m\xfcnchen");
+    assert_says(Copy::new(latin).make(&tree()), &refuses);
+
+    let copy = Copy::new("kdir");
+    for name in ["my headers", "john's", "a:b", "a;b"] {
+        assert_says(copy.make(&Path::new("/nowhere").join(name)), &refuses);
+    }
+    let folders = r#"make KDIR="$1" MO="$PWD/two words""#;
+    assert_says(copy.shell(folders, &tree()), &refuses);
+}
+
+#[test]
+fn make_builds_in_a_folder_with_any_other_name() {
+    let copy = Copy::new("!*+,-.=?@[]^_{}~ \u{fc}\u{4e2d}".replace(' ', ""));
+
+    copy.assert_built(copy.make(&tree()));
+}
+
+#[test]
+fn make_says_if_rustc_cannot_load_macros_from_a_noexec_file_system() {
+    let copy = Copy::new("noexec");
+    let lines = "
+        mkdir noexec
+        mount -t tmpfs -o noexec tmpfs noexec
+        cp -a $1 noexec/tree
+        sed -i \"s,^KBUILD_OUTPUT=.*,KBUILD_OUTPUT=$PWD/noexec/tree,\" noexec/tree/Makefile
+        make KDIR=$PWD/noexec/tree";
+
+    assert_says(copy.shell(lines, &tree()), &["mounted noexec"]);
+}
+
+#[test]
+fn make_builds_if_the_sources_are_on_a_noexec_file_system() {
+    let copy = Copy::new("noexec-sources");
+    let lines = "
+        mkdir noexec
+        mount -t tmpfs -o noexec tmpfs noexec
+        cp *.rs *.c *.h Kbuild Makefile noexec/
+        make -C noexec KDIR=$1
+        cp noexec/kstat.ko .";
+
+    copy.assert_built(copy.shell(lines, &tree()));
+}
+
+#[test]
+fn make_says_if_rustc_or_bindgen_does_not_run() {
+    for (tool, script) in [
+        ("rustc", "exit 1"),
+        ("bindgen", "exit 127"),
+        // As bindgen without libclang.
+        ("bindgen", "[ \"$1\" = --version ]"),
+    ] {
+        let copy = Copy::new("broken-tool");
+        let lines = format!(
+            "mkdir bin
+            printf '%s\\n' '#!/bin/sh' '{script}' >bin/{tool}
+            chmod +x bin/{tool}"
+        );
+        let (success, errors) = copy.shell(&lines, &tree());
+        assert!(success, "writing {tool}: {errors}");
+        let variable = tool.to_uppercase();
+
+        for line in [
+            "PATH=$PWD/bin:$PATH make KDIR=$1".to_owned(),
+            format!("{variable}=$PWD/bin/{tool} make KDIR=$1"),
+        ] {
+            let says = format!("{tool} does not run");
+            assert_says(
+                copy.shell(&line, &tree()),
+                &[&says, &format!("{variable}=")],
+            );
+        }
+    }
+}
+
+#[test]
+fn make_builds_in_any_environment_that_does_not_name_another_compiler() {
+    let line = "
+        umask 077
+        export ARCH=amd64 SRCARCH=arm64 SUBARCH=arm64 CC=clang LD=ld.lld HOSTCC=clang
+        export O=/nowhere M=/nowhere MO=/nowhere KBUILD_OUTPUT=/nowhere KBUILD_EXTMOD=/nowhere
+        export CFLAGS=-m32 CPPFLAGS=-m32 LDFLAGS=-m32 CPATH=/usr/include C_INCLUDE_PATH=/usr/include
+        export BINDGEN_EXTRA_CLANG_ARGS=--target=arm-linux-gnueabi
+        export RUSTFLAGS=--nonsense RUSTC_WRAPPER=/nowhere RUSTUP_TOOLCHAIN=nightly BINDINGS_GENERATED=/nowhere
+        export CDPATH=/usr:/tmp LC_ALL=tr_TR.UTF-8 POSIXLY_CORRECT=1 TMPDIR=/nowhere V=1 W=1
+        export GREP_OPTIONS=--color=always SHELL=/bin/false BASH_ENV=/nowhere ENV=/nowhere
+        make -j8 KDIR=$1/";
+    let debian = Copy::new("environment-debian");
+    let other = Copy::new("environment-other");
+
+    debian.assert_built(debian.shell(line, &tree()));
+    other.assert_built(other.shell(line, &other.headers()));
+}
+
+#[test]
+fn make_builds_with_the_kernels_compiler_or_says_that_it_is_another() {
+    let debian = Copy::new("compiler-debian");
+    let other = Copy::new("compiler-other");
+    let headers = other.headers();
+
+    // Debian's headers name the compiler.
+    debian.assert_built(debian.shell("LLVM=1 make KDIR=$1", &tree()));
+    for (copy, kdir, lines) in [
+        (&debian, tree(), "make CC=clang KDIR=$1"),
+        (&other, headers.clone(), "make CC=clang KDIR=$1"),
+        (&other, headers.clone(), "LLVM=1 make KDIR=$1"),
+        (
+            &other,
+            headers.clone(),
+            "CROSS_COMPILE=/nowhere/ make KDIR=$1",
+        ),
+        // clang's kernel, and no LLVM=1.
+        (
+            &other,
+            headers,
+            "sed -i 's/^\\(CONFIG_CC_VERSION_TEXT\\)=.*/\\1=\"clang version 19\"/' $1/include/config/auto.conf
+            make KDIR=$1",
+        ),
+    ] {
+        assert_says(
+            copy.shell(lines, &kdir),
+            &["the kernel was built by '", "and the C compiler here is '"],
+        );
+    }
+}
+
+#[test]
+fn bindgen_reads_headers_for_the_architecture_of_the_kernel() {
+    let copy = Copy::new("bindgen");
+    let mut header = String::new();
+    for arch in ["x86_64", "aarch64", "riscv", "s390x", "loongarch64"] {
+        header += &format!("#ifdef __{arch}__\nint shim_{arch}(void);\n#endif\n");
+    }
+    header += "#ifdef __BINDGEN__\nint shim_bindgen(void);\n#endif\n";
+    fs::write(copy.0.join("arch.h"), header).expect("writing a header");
+
+    for (arch, subarch, function) in [
+        ("x86", "x86", "shim_x86_64"),
+        ("um", "x86", "shim_x86_64"),
+        ("arm64", "x86", "shim_aarch64"),
+        ("riscv", "x86", "shim_riscv"),
+        ("s390", "x86", "shim_s390x"),
+        ("loongarch", "x86", "shim_loongarch64"),
+    ] {
+        // As kbuild includes Kbuild, and with a rule that has the command of another header.
+        let lines = format!(
+            "mkdir -p tree/include/linux
+            : >tree/include/linux/compiler_types.h
+            make -f Kbuild --eval='arch.rs: arch.h; $(cmd_bindgen)' -B arch.rs SRCARCH={arch} SUBARCH={subarch} \
+                src=. obj=. srctree=tree depfile=arch.d BINDGEN=bindgen CC=gcc CONFIG_CC_VERSION_TEXT=gcc"
+        );
+        let (success, errors) = copy.shell(&lines, Path::new(""));
+        assert!(success, "{arch}: {errors}");
+        let bindings = fs::read_to_string(copy.0.join("arch.rs")).expect("reading bindings");
+
+        let functions: Vec<_> = bindings
+            .split(|character: char| !character.is_alphanumeric() && character != '_')
+            .filter(|word| word.starts_with("shim_"))
+            .collect();
+        assert_eq!(functions, [function, "shim_bindgen"], "{arch}");
+    }
 }
 
 #[test]
