@@ -414,7 +414,9 @@ fn bindgen_reads_headers_for_the_architecture_of_the_kernel() {
     let copy = Copy::new("bindgen");
     let mut header = String::new();
     for arch in ["x86_64", "aarch64", "riscv", "s390x", "loongarch64"] {
-        header += &format!("#ifdef __{arch}__\nint shim_{arch}(void);\n#endif\n");
+        header += &format!(
+            "#if defined(__{arch}__) || defined(__{arch})\nint shim_{arch}(void);\n#endif\n"
+        );
     }
     header += "#ifdef __BINDGEN__\nint shim_bindgen(void);\n#endif\n";
     fs::write(copy.0.join("arch.h"), header).expect("writing a header");
