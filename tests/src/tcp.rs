@@ -7,6 +7,20 @@ use crate::{
     netns::Netns,
     wait, //
 };
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        connect as connect_socket,
+        setsockopt,
+        socket,
+        sockopt::BindToDevice,
+        AddressFamily,
+        SockFlag,
+        SockProtocol,
+        SockType,
+        SockaddrStorage, //
+    },
+};
 use std::{
     io::{
         Read,
@@ -19,6 +33,7 @@ use std::{
         TcpListener,
         TcpStream, //
     },
+    os::fd::AsRawFd,
     thread, //
 };
 
@@ -42,10 +57,65 @@ pub fn exchange_at(
     known_as: IpAddr,
     bytes: usize,
 ) -> IpAddr {
-    let (mut sender, mut receiver) = connect_as(client, server, address, known_as);
+    transfer(
+        client,
+        server,
+        connect_as(client, server, address, known_as),
+        bytes,
+    )
+}
+
+/// As [`exchange`], by a socket of `client` that is bound to `device` (`SO_BINDTODEVICE`).
+#[track_caller]
+pub fn exchange_bound(
+    client: &Netns,
+    device: &str,
+    server: &Netns,
+    address: IpAddr,
+    bytes: usize,
+) -> IpAddr {
+    let listener = listen(server, address);
+    let to = listener
+        .local_addr()
+        .unwrap_or_else(|error| panic!("the address of a listener: {error}"));
+    let near = client.run(|| {
+        let family = if address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let bound = || {
+            let socket = socket(
+                family,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::Tcp,
+            )?;
+            setsockopt(&socket, BindToDevice, &device.into())?;
+            connect_socket(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+            Ok(TcpStream::from(socket))
+        };
+        bound().unwrap_or_else(|error: Errno| panic!("connecting to {to} by {device}: {error}"))
+    });
+    let (far, _) = listener
+        .accept()
+        .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
+
+    transfer(client, server, (near, far), bytes)
+}
+
+/// Sends `bytes` bytes over a connection of `client` to `server`, and closes it. Returns the client's
+/// address as the server sees it.
+#[track_caller]
+fn transfer(
+    client: &Netns,
+    server: &Netns,
+    (mut sender, mut receiver): (TcpStream, TcpStream),
+    bytes: usize,
+) -> IpAddr {
     let peer = receiver
         .peer_addr()
-        .unwrap_or_else(|error| panic!("the address of who connected to {address}: {error}"));
+        .unwrap_or_else(|error| panic!("the address of the client: {error}"));
     for end in [&sender, &receiver] {
         end.set_read_timeout(Some(wait::PATIENCE))
             .and_then(|()| end.set_write_timeout(Some(wait::PATIENCE)))
@@ -58,14 +128,14 @@ pub fn exchange_at(
 
             receiver
                 .read_to_end(&mut received)
-                .unwrap_or_else(|error| panic!("receiving at {address}: {error}"));
-            assert_eq!(received.len(), bytes, "what {address} has received");
+                .unwrap_or_else(|error| panic!("receiving from {peer}: {error}"));
+            assert_eq!(received.len(), bytes, "bytes received from {peer}");
         });
         sender
             .write_all(&vec![0x6b; bytes])
             .and_then(|()| sender.shutdown(Shutdown::Write))
             .and_then(|()| sender.read_to_end(&mut Vec::new()))
-            .unwrap_or_else(|error| panic!("sending to {address}: {error}"));
+            .unwrap_or_else(|error| panic!("sending from {peer}: {error}"));
     });
     drop(sender);
 
@@ -87,10 +157,7 @@ fn connect_as(
     address: IpAddr,
     known_as: IpAddr,
 ) -> (TcpStream, TcpStream) {
-    let listener = server.run(|| {
-        TcpListener::bind((address, 0))
-            .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
-    });
+    let listener = listen(server, address);
     let port = listener
         .local_addr()
         .unwrap_or_else(|error| panic!("the address of a listener: {error}"))
@@ -105,6 +172,15 @@ fn connect_as(
         .accept()
         .unwrap_or_else(|error| panic!("accepting at {address}: {error}"));
     (near, far)
+}
+
+/// A listener at `address` of `server`, at a port that the kernel chooses.
+#[track_caller]
+fn listen(server: &Netns, address: IpAddr) -> TcpListener {
+    server.run(|| {
+        TcpListener::bind((address, 0))
+            .unwrap_or_else(|error| panic!("listening at {address}: {error}"))
+    })
 }
 
 /// Returns when no TCP socket of the namespace has anything to send.
