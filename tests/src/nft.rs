@@ -240,7 +240,13 @@ impl<'a> Seen<'a> {
 /// The packets of a named counter of an `inet` table.
 #[track_caller]
 pub fn counter(net: &Netns, table: &str, name: &str) -> u64 {
-    let answer = net.run(|| tool::run("nft", &["-j", "list", "counter", "inet", table, name]));
+    counter_of(net, "inet", table, name)
+}
+
+/// The packets of a named counter of a table of `family`.
+#[track_caller]
+pub fn counter_of(net: &Netns, family: &str, table: &str, name: &str) -> u64 {
+    let answer = net.run(|| tool::run("nft", &["-j", "list", "counter", family, table, name]));
     let value: Value = serde_json::from_str(&answer)
         .unwrap_or_else(|error| panic!("nft -j list counter: {error}: {answer}"));
 
@@ -320,6 +326,32 @@ pub fn one_per_family(point: Point) -> Vec<Hook> {
 /// What `nft list hooks` shows of kstat in a namespace.
 #[track_caller]
 pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
+    listed_hooks(net)
+        .into_iter()
+        .filter(|(_, function)| function.ends_with("[kstat]"))
+        .map(|(hook, _)| hook)
+        .collect()
+}
+
+/// The modules that have a hook at the last priority of `point` for `family` (`ip` or `ip6`), in the
+/// order in which the kernel runs the hooks.
+#[track_caller]
+pub fn last_modules(net: &Netns, family: &str, point: Point) -> Vec<String> {
+    listed_hooks(net)
+        .into_iter()
+        .filter(|(hook, _)| {
+            hook.family == family && hook.point == point.name() && hook.priority == i32::MAX
+        })
+        .map(|(_, function)| match function.rsplit_once(" [") {
+            Some((_, module)) => module.trim_end_matches(']').to_owned(),
+            None => function,
+        })
+        .collect()
+}
+
+/// Every hook of a namespace as `nft list hooks` shows it, with what it shows behind the priority.
+#[track_caller]
+fn listed_hooks(net: &Netns) -> Vec<(Hook, String)> {
     let list = net.run(|| tool::run("nft", &["list", "hooks"]));
     let (mut family, mut point) = (String::new(), String::new());
     let mut hooks = Vec::new();
@@ -331,13 +363,16 @@ pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
         match *line.split_whitespace().collect::<Vec<_>>() {
             ["family", name, ..] => family = name.to_owned(),
             ["hook", name, ..] => point = name.to_owned(),
-            [priority, .., "[kstat]"] => hooks.push(Hook {
-                family: family.clone(),
-                point: point.clone(),
-                priority: priority
-                    .parse()
-                    .unwrap_or_else(|error| panic!("nft list hooks: {line:?}: {error}")),
-            }),
+            [priority, ref function @ ..] if !function.is_empty() => hooks.push((
+                Hook {
+                    family: family.clone(),
+                    point: point.clone(),
+                    priority: priority
+                        .parse()
+                        .unwrap_or_else(|error| panic!("nft list hooks: {line:?}: {error}")),
+                },
+                function.join(" "),
+            )),
             _ => assert!(
                 !line.contains("kstat]"),
                 "nft list hooks: {line:?} is not understood"
