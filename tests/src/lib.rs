@@ -8,11 +8,13 @@
 //! of another. What fails says what was attempted, and panics.
 
 pub mod capture;
+pub mod cgroup;
 pub mod container;
 pub mod cpu;
 pub mod daemon;
 pub mod fault;
 pub mod file;
+pub mod frames;
 pub mod host;
 pub mod identity;
 pub mod iptables;
