@@ -15,5 +15,6 @@ mod model;
 mod namespaces;
 mod nout;
 mod publishing;
+mod setups;
 mod start;
 mod traffic;
