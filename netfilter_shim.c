@@ -32,7 +32,7 @@ struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, n
 
 	if (!hooks)
 		return ERR_PTR(-ENOMEM);
-	hooks->ops[0] = hooks->ops[1] = common;
+	*hooks = (struct shim_nf_hooks){ .ops = { common, common } };
 	hooks->ops[0].pf = NFPROTO_IPV4;
 	hooks->ops[0].hook = ipv4;
 	hooks->ops[1].pf = NFPROTO_IPV6;
@@ -83,7 +83,7 @@ void *shim_net_generic(const struct net *net, unsigned int id)
 	return id < generic->s.len ? generic->ptr[id] : NULL;
 }
 
-DEFINE_MUTEX(shim_param_mutex);
+DEFINE_MUTEX(shim_param_mutex); /* protects the values of module parameters */
 
 void *shim_pde_data(const struct inode *inode)
 {

@@ -66,7 +66,7 @@ impl State {
                 let hooks = netfilter::register(source.stats.clone(), source.hook, PRI_LAST)?;
                 let left_out = hooks.left_out();
                 if left_out != 0 {
-pr_warn!("not counting in {left_out} network namespace(s) of unprivileged users, whose hooks are all taken: stop and start again when they have room\n");
+                    pr_warn!("not counting in {left_out} network namespace(s) of unprivileged users, whose hooks are all taken: stop and start again when they have room\n");
                 }
                 Self::Running {
                     source: source.clone(),

@@ -63,6 +63,21 @@ mod steps {
     }
 
     #[test]
+    fn white_space_is_what_isspace_takes_and_some_of_it() {
+        for byte in 0..=u8::MAX {
+            let is_space = matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r');
+
+            assert_eq!(Step::is_white_space(&[byte]), is_space, "{byte}");
+            assert_eq!(
+                Step::is_white_space(&[b' ', byte, b'\n']),
+                is_space,
+                "{byte}"
+            );
+        }
+        assert!(!Step::is_white_space(b""));
+    }
+
+    #[test]
     fn white_space_around_a_number_is_allowed() {
         for space in [" ", "\t", "\n", "\x0b", "\x0c", "\r", " \t\n\x0b\x0c\r"] {
             assert_reads(&format!("{space}20"), 20);
