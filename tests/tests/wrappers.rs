@@ -3,8 +3,8 @@
 //! The wrappers, used as kstat does not: the examples of their documentation run, and safe calls do
 //! not reach undefined behaviour.
 //!
-//! Runs in the lab, and boots a guest for each test, of the kernel that `KSTAT_KERNEL` names: KASAN's
-//! sees what the stock kernel may survive.
+//! Runs in the lab, and boots a guest of the kernel that `KSTAT_KERNEL` names: KASAN's kernel reports what
+//! the stock kernel may survive.
 
 use kstat_tests::{
     root::project,
@@ -137,26 +137,84 @@ fn object() -> &'static Path {
     })
 }
 
-/// Runs a script in a guest, where `$KO` is the module; returns what it printed.
+/// What is done with the module in the guest, in this order, each under a name.
+///
+/// `late` is first: it needs a registration with a higher number than the kernel has given before.
+const SCRIPTS: [(&str, &str); 5] = [
+    (
+        "late",
+        // The second registration waits in its callback, and so does the set-up of a namespace that was
+        // allocated before, and has no room for that registration's pointer.
+        "insmod $KO
+         echo register >/proc/misuse/late &
+         register=$!
+         until grep -q registering /proc/misuse/late; do sleep 0.05; done
+         unshare --net true &
+         namespace=$!
+         until grep -qE 'copy_net_ns|rwsem' /proc/$namespace/wchan; do sleep 0.05; done
+         echo proceed >/proc/misuse/late
+         wait $register
+         wait $namespace
+         cat /proc/misuse/late
+         rmmod kstat",
+    ),
+    (
+        "names",
+        // The module checks them when it is loaded.
+        "insmod $KO; [ ! -e /proc/misuse/b ]; rmmod kstat; [ ! -e /proc/misuse ]; echo refused",
+    ),
+    (
+        "exiting",
+        "insmod $KO
+         bash -c 'exec 3</proc/misuse/exiting; kill -KILL $$' || true
+         cat /proc/misuse/exiting
+         rmmod kstat",
+    ),
+    (
+        "held",
+        // The set-up of a namespace calls a registration that was left behind.
+        "insmod $KO held=1; unshare --net true; rmmod kstat; unshare --net true
+         ! insmod $KO held=1 fail=1 2>&1 || exit 1
+         unshare --net true
+         ! insmod $KO held=1 fail=x 2>&1 || exit 1
+         unshare --net true
+         insmod $KO held=1; rmmod kstat; unshare --net true; echo end",
+    ),
+    (
+        "examples",
+        "dmesg -C; insmod $KO examples=1; rmmod kstat; dmesg | grep -o 'an example of .*'",
+    ),
+];
+
+/// Returns what the script of that name printed, in a guest that runs all of them once.
 #[track_caller]
-fn guest(script: &str) -> String {
-    let script = format!("set -euo pipefail\nKO={}\n{script}", object().display());
-    let output = Command::new(project().join("scripts/vm"))
-        .args(["--", "bash", "-c", &script])
-        .output()
-        .expect("running scripts/vm");
-    let said = tool::said(&script, &output);
+fn said(name: &str) -> &'static str {
+    static OUTPUT: OnceLock<String> = OnceLock::new();
+
+    let output = OUTPUT.get_or_init(|| {
+        let mut all = format!("set -euo pipefail\nKO={}\n", object().display());
+        for (name, script) in SCRIPTS {
+            // A subshell after || would ignore failures.
+            all += &format!("echo '== {name}'\nset +e\n(set -e\n{script})\nset -e\n");
+        }
+        let output = Command::new(project().join("scripts/vm"))
+            .args(["--", "bash", "-c", &all])
+            .output()
+            .expect("running scripts/vm");
+        tool::said("the scripts that use the wrappers", &output)
+    });
+    let (_, rest) = output
+        .split_once(&format!("== {name}\n"))
+        .unwrap_or_else(|| panic!("{name} was not run: {output}"));
+    let said = rest.split("== ").next().expect("a part");
 
     println!("{said}");
     said
 }
 
-/// A new network namespace shows whether a registration was left behind: its set-up calls it.
-const NEW_NAMESPACE: &str = "unshare --net true";
-
 #[test]
 fn examples_of_the_documentation_run() {
-    let said = guest("insmod $KO examples=1; rmmod kstat; dmesg | grep -o 'an example of .*'");
+    let said = said("examples");
 
     for Example { wrapper, .. } in &examples() {
         assert!(
@@ -170,56 +228,24 @@ fn examples_of_the_documentation_run() {
 
 #[test]
 fn proc_fs_refuses_names_that_are_paths_numbers_or_in_use() {
-    // The module checks that when it is loaded.
-    guest("insmod $KO; [ ! -e /proc/misuse/b ]; rmmod kstat; [ ! -e /proc/misuse ]");
+    assert_eq!(said("names"), "refused\n");
 }
 
 #[test]
 fn current_namespace_is_none_when_an_exiting_task_releases_a_file() {
-    let said = guest(
-        "insmod $KO
-         bash -c 'exec 3</proc/misuse/exiting; kill -KILL $$' || true
-         cat /proc/misuse/exiting
-         rmmod kstat",
-    );
-
-    assert_eq!(said, "1\n");
+    assert_eq!(said("exiting"), "1\n");
 }
 
 #[test]
 fn registration_in_a_parameter_is_dropped_when_the_module_is_unloaded_or_fails_to_load() {
-    let said = guest(&format!(
-        "insmod $KO held=1; {NEW_NAMESPACE}; rmmod kstat; {NEW_NAMESPACE}
-         ! insmod $KO held=1 fail=1 2>&1 || exit 1
-         {NEW_NAMESPACE}
-         ! insmod $KO held=1 fail=x 2>&1 || exit 1
-         {NEW_NAMESPACE}
-         insmod $KO held=1; rmmod kstat; {NEW_NAMESPACE}; echo end"
-    ));
+    let said = said("held");
 
     assert!(said.contains("Operation canceled"), "{said}");
     assert!(said.contains("Invalid parameters"), "{said}");
     assert!(said.ends_with("end\n"), "{said}");
 }
 
-/// A namespace is allocated while a registration waits for nothing but its callback: it has no room for
-/// the registration's pointer, and an earlier registration, whose callback runs first, asks for that.
 #[test]
 fn data_of_a_namespace_allocated_before_the_registration_is_none_during_its_set_up() {
-    let said = guest(
-        "insmod $KO
-         echo register >/proc/misuse/late &
-         register=$!
-         until grep -q registering /proc/misuse/late; do sleep 0.05; done
-         unshare --net true &
-         namespace=$!
-         until grep -qE 'copy_net_ns|rwsem' /proc/$namespace/wchan; do sleep 0.05; done
-         echo proceed >/proc/misuse/late
-         wait $register
-         wait $namespace
-         cat /proc/misuse/late
-         rmmod kstat",
-    );
-
-    assert_eq!(said, "found 0\n");
+    assert_eq!(said("late"), "found 0\n");
 }
