@@ -127,6 +127,7 @@ fn loading() {
             "proc_mkdir",
             "register_pernet_subsys",
             "rust_helper_krealloc_node_align",
+            "vfs_kern_mount",
         ],
         || module::load_from(&turn, &object, "start=1 counter=1"),
         |result| match result {
