@@ -140,27 +140,57 @@ fn near_segments(network: &Network<'_>) -> u64 {
 
 // Set-ups in which a packet is counted twice.
 
+/// Puts `eth0` of `near` into a VRF, `vrf0`, with its addresses and a default route.
+#[track_caller]
+fn set_up_vrf(near: &Netns) {
+    configure(
+        near,
+        "link add vrf0 type vrf table 10\n\
+         link set vrf0 up gso_max_segs 1\n\
+         link set eth0 master vrf0\n\
+         addr replace 198.51.100.2/24 dev eth0\n\
+         addr replace 2001:db8:1::2/64 dev eth0 nodad\n\
+         route replace default via 198.51.100.1 table 10\n\
+         route replace default via 2001:db8:1::1 table 10\n",
+    );
+    await_link(near, "eth0");
+}
+
 #[test]
 fn packet_of_a_socket_bound_to_a_vrf_passes_each_hook_twice() {
     at_each_hook(|point, network| {
         let near = &network.near;
-        configure(
-            near,
-            "link add vrf0 type vrf table 10\n\
-             link set vrf0 up\n\
-             link set eth0 master vrf0\n\
-             addr replace 198.51.100.2/24 dev eth0\n\
-             addr replace 2001:db8:1::2/64 dev eth0 nodad\n\
-             route replace default via 198.51.100.1 table 10\n\
-             route replace default via 2001:db8:1::1 table 10\n",
-        );
-        await_link(near, "eth0");
+        set_up_vrf(near);
         let counter = TcpCounter::new(near, point);
         let wire = Frames::of_tcp(&network.router, "near");
 
         for address in Network::FAR {
             tcp::exchange_bound(near, "vrf0", &network.far, address, BYTES);
         }
+
+        let segments = near_segments(network);
+        assert_frames(&wire, segments, "TCP from near on the wire");
+        let nout = counter.assert_agrees_when_quiet();
+        assert_agrees(nout, 2 * segments, "twice OutSegs");
+    });
+}
+
+#[test]
+fn packet_of_an_unbound_socket_whose_route_leads_into_a_vrf_passes_each_hook_twice() {
+    at_each_hook(|point, network| {
+        let near = &network.near;
+        set_up_vrf(near);
+        configure(
+            near,
+            "route replace 0.0.0.0/0 dev vrf0\n\
+             route replace ::/0 dev vrf0\n",
+        );
+        // The answers come from the VRF, where an unbound socket receives nothing otherwise.
+        near.run(|| file::set("/proc/sys/net/ipv4/tcp_l3mdev_accept", "1"));
+        let counter = TcpCounter::new(near, point);
+        let wire = Frames::of_tcp(&network.router, "near");
+
+        exchange(network);
 
         let segments = near_segments(network);
         assert_frames(&wire, segments, "TCP from near on the wire");
