@@ -333,6 +333,17 @@ pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
         .collect()
 }
 
+/// The hooks of a namespace that call `function`, as `nft list hooks` names it with its module:
+/// `nf_confirm [nf_conntrack]`, for example.
+#[track_caller]
+pub fn hooks_of(net: &Netns, function: &str) -> Vec<Hook> {
+    listed_hooks(net)
+        .into_iter()
+        .filter(|(_, name)| name == function)
+        .map(|(hook, _)| hook)
+        .collect()
+}
+
 /// The modules that have a hook at the last priority of `point` for `family` (`ip` or `ip6`), in the
 /// order in which the kernel runs the hooks.
 #[track_caller]

@@ -1069,3 +1069,32 @@ fn conntrack_has_no_hook_at_the_last_priority_of_local_out() {
         );
     }
 }
+
+#[test]
+fn conntrack_confirms_at_the_last_priority_except_at_local_in_of_ipv6() {
+    let turn = Turn::take();
+    let _kstat = Kstat::started(&turn, "hook=post_routing");
+    let host = Host::new(&turn);
+    assert_eq!(nft::hooks_of(host.net(), "nf_confirm [nf_conntrack]"), []);
+
+    use_conntrack(&host);
+
+    let mut hooks: Vec<_> = nft::hooks_of(host.net(), "nf_confirm [nf_conntrack]")
+        .into_iter()
+        .map(|hook| (hook.family, hook.point, hook.priority))
+        .collect();
+    hooks.sort();
+    println!("nf_confirm: {hooks:?}");
+    assert_eq!(
+        hooks,
+        [
+            ("ip", "input", i32::MAX),
+            ("ip", "postrouting", i32::MAX),
+            ("ip6", "input", i32::MAX - 1),
+            ("ip6", "postrouting", i32::MAX),
+        ]
+        .map(|(family, point, priority)| (family.to_owned(), point.to_owned(), priority))
+    );
+    // kstat is beside it.
+    assert_eq!(host.hooks(), nft::one_per_family(Point::Postrouting));
+}
