@@ -118,9 +118,18 @@ fn write(mut file: &File, text: &[u8], way: Way) -> Result<usize, Errno> {
     }
 }
 
+/// Whether the C locale's `isspace()` takes this.
+fn is_space(byte: &u8) -> bool {
+    b" \t\n\x0b\x0c\r".contains(byte)
+}
+
+/// Whether this is white space and no more than the kernel takes at once.
+fn is_white_space(text: &[u8]) -> bool {
+    text.len() <= 32 && text.iter().all(is_space)
+}
+
 /// What N is to be after this, if that is accepted: digits with space around them, in 32 bytes.
 fn n(text: &[u8]) -> Option<u64> {
-    let is_space = |byte: &u8| b" \t\n\x0b\x0c\r".contains(byte);
     let start = text.iter().position(|byte| !is_space(byte))?;
     let end = text.iter().rposition(|byte| !is_space(byte))?;
     let digits = std::str::from_utf8(&text[start..=end]).ok()?;
@@ -242,7 +251,8 @@ fn to_counter_and_nout() {
             let after = n_after(&text, way);
 
             let whole = match way {
-                Way::Vector(first) => first,
+                // White space may follow the number in a write of its own.
+                Way::Vector(first) if !is_white_space(&text[first..]) => first,
                 _ => text.len(),
             };
 
