@@ -254,12 +254,16 @@ pub(crate) trait Observer: PerNet {
     /// `Self`.
     type HookData<'a>: HookData;
 
-    /// Returns that value; called once for each namespace.
+    /// Returns the `nf_hook_ops::priv` of this namespace's hooks.
+    ///
+    /// Called once for each namespace at each registration of hooks.
     fn hook_data(&self) -> Self::HookData<'_>;
 
     /// Called for each packet; must not sleep.
     ///
-    /// The RCU read lock is held, in a task or in a softirq. The stack may send the same packet past
+    /// Without `CONFIG_PREEMPT_RCU`, sleeping would end the RCU read-side critical section that keeps
+    /// `data` valid. As elsewhere in Rust for Linux, the compiler does not check this. The RCU read lock
+    /// is held, in a task or in a softirq. The stack may send the same packet past
     /// the hook more than once.
     fn observe(data: Self::HookData<'_>, packet: Packet<'_>);
 
@@ -300,8 +304,9 @@ pub(crate) struct Context<O: Observer> {
 
 /// Shows `observers` every IPv4 and IPv6 packet at `hook`, in all network namespaces, existing and new.
 ///
-/// When this returns, every later packet is shown. When the registration has been dropped, no hook is
-/// registered anywhere and none is running. Both may sleep and take `pernet_ops_rwsem`; dropping waits
+/// When this returns, every later packet is shown, except in namespaces that are left out (see
+/// [`Observer::may_leave_out`]). When the result has been dropped, no hook is registered anywhere and
+/// none is running. Both may sleep and take `pernet_ops_rwsem`; dropping waits
 /// for RCU grace periods, whose number does not depend on the number of namespaces.
 ///
 /// Fails with [`EBUSY`] if hooks for an `O` are registered already, with [`ENOMEM`], or with [`E2BIG`]
@@ -311,19 +316,27 @@ pub(crate) fn register<O: Observer>(
     observers: Arc<Registration<O>>,
     hook: InetHook,
     priority: i32,
-) -> Result<Registration<Hooks<O>>> {
-    Registration::new(Context {
+) -> Result<Registered<O>> {
+    let hooks = Registration::new(Context {
         observers,
         hook,
         priority,
         left_out: Atomic::new(0),
-    })
+    })?;
+
+    Ok(Registered(hooks))
 }
 
-impl<O: Observer> Registration<Hooks<O>> {
+/// The hooks that [`register`] registered in all namespaces. Dropping it unregisters them.
+///
+/// It hides the [`Registration`]: with its context or data, a user could have hooks registered once more,
+/// or unregistered early.
+pub(crate) struct Registered<O: Observer>(Registration<Hooks<O>>);
+
+impl<O: Observer> Registered<O> {
     /// How many namespaces were left out: see [`Observer::may_leave_out`].
     pub(crate) fn left_out(&self) -> u64 {
-        self.context().left_out.load(Relaxed)
+        self.0.context().left_out.load(Relaxed)
     }
 }
 

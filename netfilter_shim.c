@@ -17,6 +17,7 @@
 
 struct shim_nf_hooks {
 	struct nf_hook_ops ops[2];
+	struct rcu_head rcu;
 };
 
 /*
@@ -41,9 +42,8 @@ struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, n
 	err = nf_register_net_hooks(net, hooks->ops, 2);
 	if (!err)
 		return hooks;
-	/* Packets may be in the first hook, if the second one failed. */
-	synchronize_rcu();
-	kfree(hooks);
+	/* nfnetlink_hook may read the ops of the first hook, if the second one failed. */
+	kfree_rcu(hooks, rcu);
 	return ERR_PTR(err);
 }
 

@@ -35,7 +35,8 @@ pub(crate) enum Origin {
 
 /// A module parameter's value. It is read as its [`fmt::Display`] and a newline.
 ///
-/// The methods run with the lock of [`Locked`] held and no other, and may sleep. An error is returned
+/// The methods run with the lock of [`Locked`] held, and may sleep. Of other locks, only those of the open
+/// sysfs file are held (kernfs's mutex and active reference). An error is returned
 /// to the writer, or fails the loading, and should leave the parameter as it was.
 ///
 /// # Examples
@@ -93,7 +94,9 @@ pub(crate) trait Param: fmt::Display + Send + Sized + 'static {
 /// lockdep would report a cycle between parameter lock, `pernet_ops_rwsem` and RTNL.
 ///
 /// A parameter is set back to [`Param::INITIAL`] when the module goes or fails to load, which drops
-/// what the parameter held.
+/// what the parameter held. At unload the module is `MODULE_STATE_UNFORMED` then, and lockdep accepts no
+/// lock of the module that it has not seen before: a module should drop registrations in its own drop, and
+/// have taken this lock in its `init`.
 pub(crate) struct Locked<T>(UnsafeCell<T>);
 
 // SAFETY: The value is reached with the lock held, by one task at a time, which may be any.

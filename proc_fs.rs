@@ -61,7 +61,8 @@ impl Dir {
     ///
     /// May sleep. Fails with [`EINVAL`] if the name is none that an entry of `/proc` can have: it is
     /// empty, longer than 255 bytes, `.`, `..`, a number, or has a `/` in it; with [`EEXIST`] if `/proc`
-    /// has an entry of that name; with [`ENOMEM`]; or with the error of a look-up in `/proc`.
+    /// has an entry of that name; with [`ESRCH`] if the task is exiting and has left its namespaces; with
+    /// [`ENOMEM`]; or with the error of a look-up in `/proc`.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
         check_name(name)?;
         if name.to_bytes().iter().all(u8::is_ascii_digit) {
@@ -99,6 +100,13 @@ fn check_name(name: &CStr) -> Result {
 /// in use. So this asks as a user would, in a mount that nobody else sees. Another module may make an
 /// entry of that name after the answer: then procfs warns.
 fn is_in_proc(name: &CStr) -> Result<bool> {
+    // `alloc_fs_context()` takes the current task's network namespace, and does not check that there is one.
+    //
+    // SAFETY: `current` is valid.
+    if unsafe { bindings::shim_current_net() }.is_null() {
+        return Err(ESRCH);
+    }
+
     let fs_name = c"proc".as_char_ptr();
     let mut path = MaybeUninit::<bindings::path>::uninit();
 
@@ -190,8 +198,11 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// Somebody, the current task, opens the file. May sleep. An error is the opener's.
     fn open(&self) -> Result<Self::Open>;
 
-    /// Writes the whole text to `out`. May sleep. Called when somebody reads from the start; a
-    /// reader who takes the text in pieces gets pieces of one text.
+    /// Writes the whole text to `out`. May sleep.
+    ///
+    /// Called for a read at offset 0 or at an offset other than the end of the previous read, and again
+    /// with a larger buffer if the text did not fit. A read at the end of the previous one gets the next
+    /// piece of the same text.
     fn show(&self, open: &Self::Open, out: &SeqFile);
 
     /// Somebody writes `text` at `offset`. May sleep. All of it is taken, or there is an error.
@@ -233,12 +244,12 @@ unsafe impl<T: Operations> Sync for File<T> {}
 impl<T: Operations> File<T> {
     /// Makes the file `name` in `dir`, owned by root, with permissions `mode`.
     ///
-    /// May sleep. Fails with [`EINVAL`] if the name is none that a file can have, or `mode` has other
-    /// bits than permissions; and with [`ENOMEM`], also if `dir` has a file of that name, of which
+    /// May sleep. Fails with [`EINVAL`] if the name is none that a file can have, or `mode` has
+    /// bits other than permissions, or is 0, which procfs takes for 0444; and with [`ENOMEM`], also if `dir` has a file of that name, of which
     /// procfs warns as well.
     pub(crate) fn new(dir: Arc<Dir>, name: &CStr, mode: u16, operations: T) -> Result<Self> {
         check_name(name)?;
-        if mode & !0o7777 != 0 {
+        if mode == 0 || mode & !0o777 != 0 {
             return Err(EINVAL);
         }
         let operations = KBox::pin(operations, GFP_KERNEL)?;

@@ -10,8 +10,8 @@
 use crate::{
     netfilter::{
         self,
-        Hooks,
         InetHook,
+        Registered,
         PRI_LAST, //
     },
     netns::Registration,
@@ -43,7 +43,7 @@ pub(crate) enum State {
         /// What is counted.
         source: Source,
         /// The hooks, which are there until this is dropped.
-        _hooks: Registration<Hooks<Stats>>,
+        _hooks: Registered<Stats>,
     },
     /// It is being unloaded, and will not count again.
     Going,
