@@ -133,7 +133,7 @@ impl Operations for Counter {
             let step = Step::parse(buffer)?;
             self.0.get(&open.net).ok_or(ENODEV)?.set_step(step);
         } else if offset != open.end.load(Relaxed) || !Step::is_white_space(buffer) {
-            // Only the newline of the number may come apart from it, as toybox writes it.
+            // White space may follow a number in a write of its own: toybox writes the newline so.
             return Err(EINVAL);
         }
         open.end.store(offset + buffer.len() as i64, Relaxed);

@@ -240,7 +240,6 @@ unsafe impl<T: PerNet> Sync for Slot<T> {}
 /// # Invariants
 ///
 /// The slot is a static.
-#[derive(Clone, Copy)]
 pub(crate) struct At<T: PerNet>(*const Slot<T>);
 
 impl<T: PerNet> At<T> {
@@ -364,7 +363,7 @@ impl<T: PerNet> Registration<T> {
                 id: slot.id.get(),
                 size: size_of::<*mut T>(),
                 // No other operation, and a list head that the core fills in.
-                ..core::mem::zeroed()
+                ..pin_init::zeroed()
             });
             to_result(bindings::register_pernet_subsys(slot.ops.get()))
         };

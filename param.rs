@@ -36,8 +36,8 @@ pub(crate) enum Origin {
 /// A module parameter's value. It is read as its [`fmt::Display`] and a newline.
 ///
 /// The methods run with the lock of [`Locked`] held, and may sleep. Of other locks, only those of the open
-/// sysfs file are held (kernfs's mutex and active reference). An error is returned
-/// to the writer, or fails the loading, and should leave the parameter as it was.
+/// sysfs file are held (kernfs's mutex and active reference). An error is returned to the writer, or
+/// fails the loading, and should leave the parameter as it was.
 ///
 /// # Examples
 ///

@@ -47,7 +47,7 @@ pub(crate) struct Counter(NonNull<c_void>);
 /// # Invariants
 ///
 /// `ptr` is a per-CPU allocation of an [`Atomic<u64>`], which is not freed during `'a`. Each part is
-/// only read, and added to by its CPU.
+/// only read, or added to: by one instruction of its CPU, or atomically.
 #[derive(Clone, Copy)]
 pub(crate) struct CounterRef<'a> {
     ptr: NonNull<c_void>,
@@ -57,7 +57,7 @@ pub(crate) struct CounterRef<'a> {
 // SAFETY: Any task may free what the per-CPU allocator returned.
 unsafe impl Send for Counter {}
 
-// SAFETY: A CPU adds to its own part, so no addition is lost, and parts are read as atomics.
+// SAFETY: By the type invariant of `CounterRef` no addition is lost, and parts are read as atomics.
 unsafe impl Sync for Counter {}
 
 // SAFETY: It is a reference to a `Counter`, which is `Sync`.

@@ -8,10 +8,7 @@
 use crate::bindings;
 use core::{
     marker::PhantomData,
-    mem::{
-        self,
-        MaybeUninit, //
-    },
+    mem::MaybeUninit,
     ptr::{
         self,
         NonNull, //
@@ -244,9 +241,9 @@ unsafe impl<T: Operations> Sync for File<T> {}
 impl<T: Operations> File<T> {
     /// Makes the file `name` in `dir`, owned by root, with permissions `mode`.
     ///
-    /// May sleep. Fails with [`EINVAL`] if the name is none that a file can have, or `mode` has
-    /// bits other than permissions, or is 0, which procfs takes for 0444; and with [`ENOMEM`], also if `dir` has a file of that name, of which
-    /// procfs warns as well.
+    /// May sleep. Fails with [`EINVAL`] if the name is none that a file can have, or if `mode` has bits
+    /// other than permissions or is 0, which procfs takes for 0444. Fails with [`ENOMEM`] for want of
+    /// memory, or if `dir` has a file of that name: then procfs prints a warning, too.
     pub(crate) fn new(dir: Arc<Dir>, name: &CStr, mode: u16, operations: T) -> Result<Self> {
         check_name(name)?;
         if mode == 0 || mode & !0o777 != 0 {
@@ -315,8 +312,8 @@ impl<T: Operations> Vtable<T> {
         },
         proc_lseek: Some(bindings::seq_lseek),
         proc_release: Some(Self::release),
-        // SAFETY: Zeroes stand for operations that are not there, and for no flags.
-        ..unsafe { mem::zeroed() }
+        // No other operation, and no flags.
+        ..pin_init::zeroed()
     };
 
     /// # Safety

@@ -8,21 +8,23 @@
 use crate::netns::in_thread;
 use nix::errno::Errno;
 
-const NOBODY: libc::c_long = 65534;
+/// The user and the group nobody.
+pub(crate) const NOBODY: u32 = 65534;
 
 /// Does `work` as the user and group nobody.
 pub fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     in_thread(|| {
+        let nobody = libc::c_long::from(NOBODY);
         // SAFETY: These take numbers, and a null pointer to an empty list.
         unsafe {
             succeed("setgroups", libc::syscall(libc::SYS_setgroups, 0, 0));
             succeed(
                 "setresgid",
-                libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY),
+                libc::syscall(libc::SYS_setresgid, nobody, nobody, nobody),
             );
             succeed(
                 "setresuid",
-                libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY),
+                libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody),
             );
         }
         work()

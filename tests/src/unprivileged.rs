@@ -2,7 +2,10 @@
 
 //! A network namespace that an unprivileged user makes in a user namespace of their own.
 
-use crate::netns::Netns;
+use crate::{
+    identity::NOBODY,
+    netns::Netns, //
+};
 use std::{
     io::Read,
     os::unix::process::CommandExt,
@@ -10,10 +13,8 @@ use std::{
         Child,
         Command,
         Stdio, //
-    }, //
+    },
 };
-
-const NOBODY: u32 = 65534;
 
 /// The namespace, and the user's process that is in it until this is dropped.
 pub struct UserNetns {

@@ -261,7 +261,7 @@ fn white_space_elsewhere_than_behind_a_number_is_refused_with_einval() {
 
 /// kstat(4) says which ways of writing arrive in pieces.
 #[test]
-fn common_programs_set_the_number_or_fail_and_change_nothing_but_for_digits_in_pieces() {
+fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_pieces() {
     const SET: [&str; 18] = [
         "echo 100 >$F",
         "echo -n 100 >$F",
