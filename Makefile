@@ -120,7 +120,7 @@ help:
 	@echo 'make demo    see kstat work, in a guest of a stock Debian kernel (sets up the lab)'
 	@echo 'make test    run the tests, in such a guest; KERNELS=all for one of each kernel there is'
 	@echo 'make test-install    install the package in fresh Debian systems, upgrade around it, purge it'
-	@echo 'make stress  do the worst to it, on debug kernels; STRESS=10 for ten times as much'
+	@echo 'make stress  run the stress tests on KASAN and KCSAN kernels; STRESS=10 for ten times as much'
 	@echo 'make bench   see what counting costs a packet, beside what else counts'
 	@echo 'make deb     make the Debian package, in build/deb'
 	@echo 'make install    put it where modprobe finds it, without a package; make uninstall takes it away again'
