@@ -34,7 +34,7 @@ kdir:
 	@grep -q '^CONFIG_RUST=y' $(KDIR)/.config || { echo "kstat: the kernel of $(KDIR) is built without CONFIG_RUST" \
 		"and cannot load Rust modules: boot one that has it (see README.md), or run 'make demo' to try kstat in a guest." >&2; exit 1; }
 	@test -e $(KDIR)/rust/libkernel.rmeta || { echo "kstat: the kernel of $(KDIR) has CONFIG_RUST, but its headers" \
-		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(scripts/rust-tree)'." >&2; exit 1; }
+		"come without Rust metadata: make it, and build with it, by 'make KDIR=\$$(rust-tree/rust-tree)'." >&2; exit 1; }
 	@! findmnt -n -o OPTIONS -T $(KDIR)/rust/. 2>/dev/null | grep -qw noexec || { echo "kstat: $(KDIR)/rust is on a file system" \
 		"that is mounted noexec, and rustc cannot load macros from there: remount it with exec, or use headers on another one." >&2; exit 1; }
 	@for option in NETFILTER IPV6 PROC_FS SYSFS MODULES 64BIT; do grep -q "^CONFIG_$$option=[ym]" $(KDIR)/.config || { \

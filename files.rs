@@ -8,15 +8,17 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    netns::{
-        Capability,
-        LiveNet,
-        Registration, //
-    },
-    proc_fs::{
-        Dir,
-        File,
-        Operations, //
+    abstractions::{
+        netns::{
+            Capability,
+            LiveNet,
+            Registration, //
+        },
+        proc_fs::{
+            Dir,
+            File,
+            Operations, //
+        }, //
     },
     stats::Stats,
     step::Step, //

@@ -2,26 +2,26 @@
 
 //! kstat counts the TCP packets that this machine sends, for each network namespace.
 //!
-//! A packet is seen by a netfilter hook ([`netfilter`]), which adds one to a counter of its network
-//! namespace and CPU ([`stats`], [`percpu`]). A reader adds these up, and is told the count as it was
-//! when it last made N more ([`publish`], [`files`]). [`service`] puts the hooks in and takes them out.
-//! Whatever is made below is undone by being dropped, last things first.
+//! [`service`] registers a netfilter hook in each network namespace. For each TCP packet, the hook adds
+//! one to the counter of the namespace and the CPU ([`stats`]). A reader of `nout` ([`files`]) sums the
+//! counters; [`publish`] says which count the reader sees. [`options`] has the module's parameters, and
+//! [`abstractions`] the safe wrappers of the C side. Dropping what `init` made undoes it.
 
+use abstractions::{
+    netfilter::InetHook,
+    netns,
+    param::module_param, //
+};
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
-mod bindings;
+mod abstractions;
 mod files;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
-mod netfilter;
-mod netns;
 mod options;
-mod param;
-mod percpu;
-mod proc_fs;
 mod publish;
 mod service;
 mod stats;
@@ -35,9 +35,9 @@ module! {
     license: "GPL",
 }
 
-param::module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 or 0 (default: 0)");
-param::module_param!(COUNTER: step::Step, counter: ullong, 0o444, "The first N of every network namespace (default: 10)");
-param::module_param!(HOOK: netfilter::InetHook, hook: charp, 0o444, "Count at this hook: local_out or post_routing (default: local_out)");
+module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 or 0 (default: 0)");
+module_param!(COUNTER: step::Step, counter: ullong, 0o444, "The first N of every network namespace (default: 10)");
+module_param!(HOOK: InetHook, hook: charp, 0o444, "Count at this hook: local_out or post_routing (default: local_out)");
 
 /// What the loaded module has. The fields are dropped in this order.
 struct Kstat {

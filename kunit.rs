@@ -8,17 +8,19 @@
 //! module is being loaded or unloaded can be tested here only.
 
 use crate::{
-    netfilter::InetHook,
-    param::{
-        Origin,
-        Param, //
+    abstractions::{
+        netfilter::InetHook,
+        param::{
+            Origin,
+            Param, //
+        }, //
     },
     publish::Publish,
     service::State,
     step::{
         ParseError,
         Step, //
-    },
+    }, //
 };
 use kernel::prelude::*;
 

@@ -5,15 +5,17 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    netfilter::InetHook,
-    param::{
-        Origin,
-        Param, //
+    abstractions::{
+        netfilter::InetHook,
+        param::{
+            Origin,
+            Param, //
+        }, //
     },
     step::{
         ParseError,
         Step, //
-    },
+    }, //
 };
 use kernel::{
     fmt,

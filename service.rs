@@ -8,17 +8,19 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    netfilter::{
-        self,
-        InetHook,
-        Registered,
-        PRI_LAST, //
-    },
-    netns::Registration,
-    param::{
-        Locked,
-        Origin,
-        Param, //
+    abstractions::{
+        netfilter::{
+            self,
+            InetHook,
+            Registered,
+            PRI_LAST, //
+        },
+        netns::Registration,
+        param::{
+            Locked,
+            Origin,
+            Param, //
+        }, //
     },
     stats::Stats, //
 };

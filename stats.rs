@@ -5,19 +5,21 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    netfilter::{
-        Hooks,
-        Observer,
-        Packet,
-        L4PROTO_TCP, //
+    abstractions::{
+        netfilter::{
+            Hooks,
+            Observer,
+            Packet,
+            L4PROTO_TCP, //
+        },
+        netns::{
+            At,
+            Net,
+            PerNet,
+            Slot, //
+        },
+        percpu, //
     },
-    netns::{
-        At,
-        Net,
-        PerNet,
-        Slot, //
-    },
-    percpu,
     publish::Publish,
     step::Step, //
 };

@@ -26,7 +26,7 @@ impl Linger {
             .lines()
             .filter(|line| line.ends_with("[kstat]"))
             .filter_map(|line| line.split_whitespace().nth(2))
-            .filter(|name| name.contains("5kstat9netfilter") && name.contains("4ipv6"))
+            .filter(|name| name.contains("12abstractions9netfilter") && name.contains("4ipv6"))
             .collect();
         let &[hook] = hooks.as_slice() else {
             panic!("which is kstat's hook for IPv6? {hooks:?}");

@@ -35,6 +35,22 @@ pub fn project() -> PathBuf {
         .to_owned()
 }
 
+/// Copies what the module is built from into `folder`, and nothing else of the project.
+#[track_caller]
+pub fn copy_sources(folder: &Path) {
+    let status = Command::new("bash")
+        .args([
+            "-c",
+            r#"cp -r *.rs *.[ch] abstractions Kbuild Makefile "$1""#,
+        ])
+        .arg("bash")
+        .arg(folder)
+        .current_dir(project())
+        .status()
+        .expect("running bash");
+    assert!(status.success(), "copying the module's sources: {status}");
+}
+
 impl Root {
     /// Makes a system of Debian's `suite`, to which apt knows `more` suites, and installs
     /// `packages`, separated by commas, there.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `scripts/rust-tree`, and the kernel that it is asked for: that of the lab.
+//! `rust-tree/rust-tree`, and the kernel that it is asked for: that of the lab.
 
 use crate::root::project;
 use std::{
@@ -71,7 +71,7 @@ pub fn rust_tree_after(before: &str, arguments: &[&str]) -> Said {
         .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
         .arg(format!("{before}\nexec \"$@\""))
         .arg("bash")
-        .arg(project().join("scripts/rust-tree"))
+        .arg(project().join("rust-tree/rust-tree"))
         .args(arguments)
         .output()
         .expect("running unshare");

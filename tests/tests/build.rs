@@ -3,7 +3,10 @@
 //! What `make` needs, and what it says if that is missing. Runs in the lab, without a guest.
 
 use kstat_tests::{
-    root::project,
+    root::{
+        copy_sources,
+        project, //
+    },
     tool,
     tree::{
         release,
@@ -35,21 +38,7 @@ impl Copy {
         let copy = env::temp_dir().join(folder);
         fs::create_dir(&copy).unwrap_or_else(|error| panic!("making {copy:?}: {error}"));
 
-        for entry in fs::read_dir(project()).expect("listing the project") {
-            let path = entry.expect("listing the project").path();
-            let name = path.file_name().expect("a name");
-            let is_source = matches!(
-                path.extension().and_then(|extension| extension.to_str()),
-                Some("rs" | "c" | "h")
-            ) || name == "Kbuild"
-                || name == "Makefile";
-            let is_built =
-                name == "bindings_generated.rs" || name.to_string_lossy().ends_with(".mod.c");
-            if is_source && !is_built {
-                fs::copy(&path, copy.join(name))
-                    .unwrap_or_else(|error| panic!("copying {path:?}: {error}"));
-            }
-        }
+        copy_sources(&copy);
         Self(copy)
     }
 
@@ -320,7 +309,7 @@ fn make_builds_if_the_sources_are_on_a_noexec_file_system() {
     let lines = "
         mkdir noexec
         mount -t tmpfs -o noexec tmpfs noexec
-        cp *.rs *.c *.h Kbuild Makefile noexec/
+        cp -r *.rs *.[ch] abstractions Kbuild Makefile noexec/
         make -C noexec KDIR=$1
         cp noexec/kstat.ko .";
 
@@ -479,7 +468,7 @@ fn make_says_if_the_headers_come_without_rust_metadata() {
 
     assert_says(
         copy.make(Path::new(&headers)),
-        &["without Rust metadata", "make KDIR=$(scripts/rust-tree)"],
+        &["without Rust metadata", "make KDIR=$(rust-tree/rust-tree)"],
     );
 }
 
@@ -541,7 +530,7 @@ fn make_finds_metadata_where_distributions_put_it() {
     ] {
         let copy = Copy::new(distribution);
         let script = format!(
-            "release={} tree={} rust_tree={}/scripts/rust-tree
+            "release={} tree={} rust_tree={}/rust-tree/rust-tree
             mount -t tmpfs tmpfs /run
             mkdir /run/upper /run/work /run/bin
             mount -t overlay -o lowerdir=/usr/src,upperdir=/run/upper,workdir=/run/work overlay /usr/src

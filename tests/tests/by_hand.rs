@@ -3,7 +3,10 @@
 //! `make install`, and what a kernel that wants signatures takes. Runs in the lab, and boots a guest for each test.
 
 use kstat_tests::{
-    root::project,
+    root::{
+        copy_sources,
+        project, //
+    },
     tool::{
         self,
         shell, //
@@ -38,10 +41,14 @@ const KEY: &str =
 #[test]
 fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
     let copy = project().join("build/by-hand");
+    shell(&format!(
+        "rm -rf {copy}; mkdir -p {copy}",
+        copy = copy.display()
+    ));
+    copy_sources(&copy);
     // Compiled and installed here, which is quick, as into other systems; loaded in a guest.
     let said = shell(&format!(
-        "rm -rf {copy}; mkdir -p {copy}; cd {copy}
-        cp {project}/*.rs {project}/*.[ch] {project}/Kbuild {project}/Makefile .
+        "cd {copy}
         make() {{ command make --no-print-directory KDIR={tree} INSTALL_MOD_PATH={copy}/$1 \"${{@:2}}\" 2>&1; }}
         {KEY}
         make plain install
@@ -53,7 +60,6 @@ fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
         make gone uninstall KDIR=/nowhere || true
         if grep kstat gone/lib/modules/*/modules.dep; then exit 1; fi",
         copy = copy.display(),
-        project = project().display(),
         tree = tree().display(),
     ));
     println!("{said}");

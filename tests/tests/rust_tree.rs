@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `scripts/rust-tree`: what it refuses, and that a module which is not ours builds with what it makes.
+//! `rust-tree/rust-tree`: what it refuses, and that a module which is not ours builds with what it makes.
 //! Runs in the lab. What it does where the network, the source or the disk is missing is in `install`.
 
 use kstat_tests::{

@@ -37,7 +37,7 @@ fn examples() -> Vec<Example> {
     let mut examples = Vec::new();
 
     for wrapper in WRAPPERS {
-        let path = project().join(format!("{wrapper}.rs"));
+        let path = project().join(format!("abstractions/{wrapper}.rs"));
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         let mut code: Option<String> = None;
         let before = examples.len();
@@ -116,12 +116,10 @@ fn object() -> &'static Path {
         let own = project().join("tests/wrappers");
         tool::shell(&format!(
             "rm -rf {copy}; mkdir -p {copy}; cd {project}
-             cp bindings.rs bindings_helper.h netfilter_shim.[ch] Kbuild Makefile {own}/*.rs {copy}
-             for wrapper in {wrappers}; do cp $wrapper.rs {copy}; done",
+             cp -r abstractions netfilter_shim.[ch] Kbuild Makefile {own}/*.rs {copy}",
             copy = copy.display(),
             project = project().display(),
             own = own.display(),
-            wrappers = WRAPPERS.join(" "),
         ));
         fs::write(copy.join("examples.rs"), source(&examples())).expect("writing the examples");
 

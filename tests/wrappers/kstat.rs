@@ -8,16 +8,12 @@
 
 #![allow(dead_code)]
 
+use abstractions::param::module_param;
 use kernel::prelude::*;
 
-mod bindings;
+mod abstractions;
 mod examples;
 mod misuse;
-mod netfilter;
-mod netns;
-mod param;
-mod percpu;
-mod proc_fs;
 
 module! {
     type: Wrappers,
@@ -27,9 +23,9 @@ module! {
     license: "GPL",
 }
 
-param::module_param!(EXAMPLES: misuse::Flag, examples: bool, 0, "Run the examples");
-param::module_param!(FAIL: misuse::Flag, fail: bool, 0, "Fail to load");
-param::module_param!(HELD: misuse::Held, held: bool, 0, "Hold a registration in a static");
+module_param!(EXAMPLES: misuse::Flag, examples: bool, 0, "Run the examples");
+module_param!(FAIL: misuse::Flag, fail: bool, 0, "Fail to load");
+module_param!(HELD: misuse::Held, held: bool, 0, "Hold a registration in a static");
 
 struct Wrappers {
     _misuse: misuse::Files,

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{
+use crate::abstractions::{
     netns::{
         At,
         LiveNet,

@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
 
-use crate::bindings;
+use super::bindings;
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -28,7 +28,7 @@ use kernel::{
 /// # Examples
 ///
 /// ```
-/// use crate::percpu;
+/// use crate::abstractions::percpu;
 ///
 /// let packets = percpu::Counter::new()?;
 ///

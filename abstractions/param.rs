@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/moduleparam.h`](srctree/include/linux/moduleparam.h)
 
-use crate::bindings;
+use super::bindings;
 use core::{
     cell::UnsafeCell,
     marker::PhantomData,
@@ -42,7 +42,7 @@ pub(crate) enum Origin {
 /// # Examples
 ///
 /// ```
-/// use crate::param::{
+/// use crate::abstractions::param::{
 ///     Origin,
 ///     Param, //
 /// };
@@ -69,7 +69,7 @@ pub(crate) enum Origin {
 ///     }
 /// }
 ///
-/// crate::param::module_param!(VOLUME: Volume, volume: charp, 0o644, "low or high");
+/// crate::abstractions::param::module_param!(VOLUME: Volume, volume: charp, 0o644, "low or high");
 ///
 /// assert_eq!(VOLUME.lock().0, 1);
 /// # Ok::<(), Error>(())
@@ -301,27 +301,33 @@ impl Record {
 /// `modinfo` prints, and the mode is that of the file in sysfs.
 macro_rules! module_param {
     ($value:ident: $param:ty, $name:ident: $type:ident, $mode:expr, $description:literal) => {
-        // SAFETY: `RECORD` below makes it a parameter's value.
-        static $value: $crate::param::Locked<$param> = unsafe { $crate::param::Locked::new() };
+        static $value: $crate::abstractions::param::Locked<$param> = {
+            // SAFETY: `RECORD` below makes it a parameter's value.
+            unsafe { $crate::abstractions::param::Locked::new() }
+        };
 
         const _: () = {
+            use $crate::abstractions::param::{
+                bytes,
+                Record, //
+            };
+
             // `#[used]` alone means the linker where rustc is newer, which then keeps these apart from
             // the rest of `.modinfo`, where modpost does not find the licence.
             #[link_section = "__param"]
             #[used(compiler)]
-            static RECORD: $crate::param::Record =
-                $crate::param::Record::new(kernel::c_str!(stringify!($name)), $mode, &$value);
+            static RECORD: Record = Record::new(kernel::c_str!(stringify!($name)), $mode, &$value);
 
             const TYPE: &str =
                 concat!("parmtype=", stringify!($name), ":", stringify!($type), "\0");
             #[link_section = ".modinfo"]
             #[used(compiler)]
-            static TYPE_INFO: [u8; TYPE.len()] = $crate::param::bytes(TYPE);
+            static TYPE_INFO: [u8; TYPE.len()] = bytes(TYPE);
 
             const PARM: &str = concat!("parm=", stringify!($name), ":", $description, "\0");
             #[link_section = ".modinfo"]
             #[used(compiler)]
-            static PARM_INFO: [u8; PARM.len()] = $crate::param::bytes(PARM);
+            static PARM_INFO: [u8; PARM.len()] = bytes(PARM);
         };
     };
 }

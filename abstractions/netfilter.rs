@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
-use crate::{
+use super::{
     bindings,
     netns::{
         At,
@@ -189,7 +189,7 @@ unsafe impl HookData for percpu::CounterRef<'_> {
 /// # Examples
 ///
 /// ```
-/// use crate::{
+/// use crate::abstractions::{
 ///     netfilter::{
 ///         self,
 ///         Hooks,

@@ -5,7 +5,7 @@
 //! C headers: [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h) and
 //! [`include/linux/seq_file.h`](srctree/include/linux/seq_file.h)
 
-use crate::bindings;
+use super::bindings;
 use core::{
     marker::PhantomData,
     mem::MaybeUninit,
@@ -154,7 +154,7 @@ impl Drop for Dir {
 /// # Examples
 ///
 /// ```
-/// use crate::proc_fs::{
+/// use crate::abstractions::proc_fs::{
 ///     Dir,
 ///     File,
 ///     Operations, //

@@ -17,4 +17,4 @@
 #include <net/ipv6.h>
 #include <net/net_namespace.h>
 
-#include "netfilter_shim.h"
+#include "../netfilter_shim.h"

@@ -5,7 +5,7 @@
 //! C headers: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h) and
 //! [`include/net/netns/generic.h`](srctree/include/net/netns/generic.h)
 
-use crate::bindings;
+use super::bindings;
 use core::{
     cell::UnsafeCell,
     ops::Deref,
@@ -155,7 +155,7 @@ unsafe impl AlwaysRefCounted for LiveNet {
 /// # Examples
 ///
 /// ```
-/// use crate::{
+/// use crate::abstractions::{
 ///     netns::{
 ///         At,
 ///         LiveNet,
