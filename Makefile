@@ -57,7 +57,7 @@ dkms:
 
 .PHONY: demo
 demo:
-	@scripts/vm -- scripts/demo
+	@scripts/vm -- bash lab/guest/demo
 
 .PHONY: test
 test:

@@ -147,7 +147,7 @@ fn a_race_is_kstats_if_kstat_was_in_it_and_not_below_an_interrupt() {
 
 #[test]
 fn the_demo_shows_what_the_readme_says_and_agrees_with_nftables() {
-    let output = vm(&["--", "../scripts/demo"]);
+    let output = vm(&["--", "bash", "../lab/guest/demo"]);
     let shown = text(&output.stdout);
 
     assert_eq!(

@@ -97,7 +97,7 @@ fn object() -> &'static Path {
         let (name, tree, flags) = match kernel.as_str() {
             "kasan" | "kcsan" => {
                 let tree = tool::run(
-                    &project().join("scripts/kernel").to_string_lossy(),
+                    &project().join("lab/kernel").to_string_lossy(),
                     &[&kernel],
                 );
                 (
