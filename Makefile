@@ -65,7 +65,7 @@ test:
 
 .PHONY: test-install
 test-install: deb
-	@scripts/lab env -C tests cargo test --locked --test install -- --show-output $(TESTS)
+	@scripts/lab cargo test --locked --test install -- --show-output $(TESTS)
 
 .PHONY: stress
 stress:

@@ -3,7 +3,7 @@
 //! KUnit tests of the policy that needs no network: a kernel with KUnit runs them when it loads the
 //! module.
 //!
-//! The arithmetic is tested at length where that is quick, on the host (`tests/tests/arithmetic.rs`);
+//! The arithmetic is tested at length where that is quick, on the host (`tests/host/arithmetic.rs`);
 //! here it is seen to be the same with the kernel's compiler flags. What `start` answers while the
 //! module is being loaded or unloaded can be tested here only.
 

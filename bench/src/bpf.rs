@@ -2,22 +2,11 @@
 
 //! The programs of count_tcp.bpf.c.
 
-use kstat_tests::file;
+use kstat_tests::guest::file;
 use libbpf_rs::{
-    Link,
-    MapCore,
-    MapFlags,
-    NetfilterOpts,
-    Object,
-    ObjectBuilder,
-    PrintLevel,
-    ProgramMut, //
+    Link, MapCore, MapFlags, NetfilterOpts, Object, ObjectBuilder, PrintLevel, ProgramMut,
 };
-use std::{
-    env,
-    os::fd::AsRawFd,
-    sync::Mutex, //
-};
+use std::{env, os::fd::AsRawFd, sync::Mutex};
 
 const LOCAL_OUT: i32 = 3;
 const IPV4: i32 = 2;

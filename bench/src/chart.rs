@@ -2,10 +2,7 @@
 
 //! The chart of the README: what each adds to a packet's way.
 
-use crate::{
-    report::Results,
-    subject::Subject, //
-};
+use crate::{report::Results, subject::Subject};
 use plotters::prelude::*;
 
 /// Draws what an IPv4 TCP packet costs more than with nothing hooked, as SVG.

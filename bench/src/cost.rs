@@ -4,45 +4,18 @@
 
 use crate::{
     bpf,
-    device::{
-        self,
-        Device,
-        Run, //
-    },
-    figure::{
-        NotRun,
-        Of,
-        Part,
-        Point,
-        Samples, //
-    },
-    subject::{
-        Counting,
-        Stage,
-        Subject, //
-    },
+    device::{self, Device, Run},
+    figure::{NotRun, Of, Part, Point, Samples},
+    subject::{Counting, Stage, Subject},
 };
-use kstat_tests::{
-    cpu,
-    link,
-    module::Kstat,
-    netns::Netns,
-    packet,
-    turn::Turn, //
-};
-use nix::sched::{
-    unshare,
-    CloneFlags, //
-};
+use kstat_tests::guest::{cpu, exclusive::Turn, link, module::Kstat, netns::Netns, packet};
+use nix::sched::{unshare, CloneFlags};
 use std::{
     collections::BTreeMap,
     hint::black_box,
-    sync::atomic::{
-        AtomicU32,
-        Ordering, //
-    },
+    sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Instant, //
+    time::Instant,
 };
 
 /// Where, and so how, it is measured.

@@ -3,23 +3,14 @@
 //! `/dev/kstat_bench`, which sends packets past the hooks; kstat_bench.h says what it understands.
 
 use kstat_tests::{
-    file,
-    netns::Netns,
-    tool, //
+    guest::{file, netns::Netns},
+    tool,
 };
-use nix::{
-    ioctl_readwrite,
-    ioctl_write_int_bad,
-    ioctl_write_ptr,
-    request_code_none, //
-};
+use nix::{ioctl_readwrite, ioctl_write_int_bad, ioctl_write_ptr, request_code_none};
 use std::{
     env,
-    fs::{
-        File,
-        OpenOptions, //
-    },
-    os::fd::AsRawFd, //
+    fs::{File, OpenOptions},
+    os::fd::AsRawFd,
 };
 
 #[repr(C)]

@@ -2,10 +2,7 @@
 
 //! What was measured, and how it is written down.
 
-use serde::{
-    Deserialize,
-    Serialize, //
-};
+use serde::{Deserialize, Serialize};
 
 /// What was measured: all but the numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

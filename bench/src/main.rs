@@ -14,16 +14,10 @@ mod scale;
 mod subject;
 mod traffic;
 
-use clap::{
-    Parser,
-    Subcommand, //
-};
+use clap::{Parser, Subcommand};
 use cost::Place;
 use figure::Part;
-use std::{
-    fs,
-    path::PathBuf, //
-};
+use std::{fs, path::PathBuf};
 
 /// Measures what counting costs a packet, beside what else counts.
 #[derive(Parser)]

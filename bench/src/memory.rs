@@ -3,15 +3,9 @@
 //! How much memory something takes for each network namespace, to the byte: the kernel's tracepoints tell
 //! what is allocated, and where (`Documentation/trace/events.rst`).
 
-use kstat_tests::{
-    file,
-    netns::Netns, //
-};
+use kstat_tests::guest::{file, netns::Netns};
 use nix::unistd::gettid;
-use std::{
-    collections::BTreeMap,
-    fs::File, //
-};
+use std::{collections::BTreeMap, fs::File};
 
 const TRACING: &str = "/sys/kernel/tracing";
 

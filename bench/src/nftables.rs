@@ -2,11 +2,7 @@
 
 //! nftables without a process: to start `nft` takes longer than what it does.
 
-use std::ffi::{
-    c_char,
-    c_int,
-    CString, //
-};
+use std::ffi::{c_char, c_int, CString};
 
 /// `struct nft_ctx` of libnftables(3).
 #[repr(C)]

@@ -3,22 +3,12 @@
 //! Files for machines and for people from what was found, and whether it is as it should be.
 
 use crate::{
-    chart,
-    cost,
-    figure::{
-        Figure,
-        NotRun,
-        Part,
-        Point,
-        Spread, //
-    },
-    subject::Subject, //
+    chart, cost,
+    figure::{Figure, NotRun, Part, Point, Spread},
+    subject::Subject,
 };
 use serde::Serialize;
-use std::{
-    fs,
-    path::Path, //
-};
+use std::{fs, path::Path};
 
 /// Writes the files; prints the tables, and whether what has to hold does.
 pub fn write(folder: &Path, mut part: Part) {

@@ -3,36 +3,13 @@
 //! How what kstat costs grows: with N, with network namespaces, with CPUs.
 
 use crate::{
-    cost::{
-        self,
-        Place,
-        Senders, //
-    },
-    device::{
-        self,
-        Device,
-        Hook, //
-    },
-    figure::{
-        Part,
-        Point, //
-    },
+    cost::{self, Place, Senders},
+    device::{self, Device, Hook},
+    figure::{Part, Point},
     memory, nftables,
 };
-use kstat_tests::{
-    cpu,
-    file,
-    link,
-    module::Kstat,
-    netns::Netns,
-    setting,
-    turn::Turn, //
-};
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    time::Instant, //
-};
+use kstat_tests::guest::{cpu, exclusive::Turn, file, link, module::Kstat, netns::Netns, setting};
+use std::{fs::File, os::unix::fs::FileExt, time::Instant};
 
 /// How many there are of what grows, in a namespace more than the initial one.
 const NAMESPACES: [usize; 4] = [1, 10, 100, 1000];

@@ -4,18 +4,11 @@
 
 use crate::{
     bpf,
-    device::{
-        Device,
-        Hook, //
-    },
+    device::{Device, Hook},
 };
 use kstat_tests::{
-    file,
-    iptables::TcpRules,
-    module::Kstat,
-    netns::Netns,
-    nft,
-    tool, //
+    guest::{file, iptables::TcpRules, module::Kstat, netns::Netns, nft},
+    tool,
 };
 use serde_json::Value;
 

@@ -2,32 +2,16 @@
 
 //! What whole connections over loopback feel of kstat.
 
-use crate::figure::{
-    Of,
-    Part,
-    Samples, //
-};
+use crate::figure::{Of, Part, Samples};
 use kstat_tests::{
-    daemon::Daemon,
-    link,
-    module::Kstat,
-    netns::Netns,
-    tool,
-    turn::Turn,
-    wait, //
+    guest::{daemon::Daemon, exclusive::Turn, link, module::Kstat, netns::Netns},
+    tool, wait,
 };
 use serde_json::Value;
 use std::{
-    net::{
-        Ipv4Addr,
-        TcpListener,
-        TcpStream, //
-    },
+    net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 
 /// How long a round lasts.

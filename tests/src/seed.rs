@@ -2,24 +2,12 @@
 
 //! Chance that can be had again.
 
-use proptest::test_runner::{
-    Config,
-    RngAlgorithm,
-    TestRng,
-    TestRunner, //
-};
-use rand::{
-    rngs::StdRng,
-    Rng,
-    SeedableRng, //
-};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rand::{rngs::StdRng, Rng, SeedableRng};
 use std::{
     env,
-    io::{
-        self,
-        Write, //
-    },
-    time::SystemTime, //
+    io::{self, Write},
+    time::SystemTime,
 };
 
 /// A seed of the day, or KSTAT_SEED if that is set; a test that fails shows which it was.

@@ -4,11 +4,7 @@
 
 use std::{
     io::Write,
-    process::{
-        Command,
-        Output,
-        Stdio, //
-    },
+    process::{Command, Output, Stdio},
 };
 
 /// Runs `program` in the network namespace of the calling thread, however it ends.

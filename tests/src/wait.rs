@@ -4,10 +4,7 @@
 
 use std::{
     thread,
-    time::{
-        Duration,
-        Instant, //
-    },
+    time::{Duration, Instant},
 };
 
 /// What takes this long will not come: it is meant to be far more than an emulated CPU needs.

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a person types, and what happens: in the namespace that a machine starts with.
+
+use kstat_tests::{
+    guest::{
+        exclusive::Turn,
+        host::Host,
+        module::{self, Kstat},
+        nft::{self, Point},
+    },
+    tool::{run, shell},
+};
+
+/// Sends packets, and asserts what `cat` shows after each so many.
+#[track_caller]
+fn assert_nout_after(host: &Host<'_>, shown: &[(u64, &str)]) {
+    for (packets, nout) in shown {
+        host.send_tcp(*packets);
+        assert_eq!(
+            shell("cat /proc/kstat/nout"),
+            *nout,
+            "after {packets} more packets"
+        );
+    }
+}
+
+#[test]
+fn insmod_links_the_module_in_and_hooks_nothing() {
+    let turn = Turn::take();
+    let _kstat = Kstat::insmod(&turn, &[]);
+    let host = Host::initial(&turn);
+
+    assert!(
+        run("lsmod", &[]).contains("\nkstat "),
+        "lsmod does not show kstat"
+    );
+    host.send_tcp(30);
+    assert_eq!(host.hooks(), [], "hooks");
+    assert_eq!(shell("cat /proc/kstat/nout"), "0\n");
+    assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "0\n");
+}
+
+#[test]
+fn echo_1_into_start_starts_counting() {
+    let turn = Turn::take();
+    let _kstat = Kstat::insmod(&turn, &[]);
+    let host = Host::initial(&turn);
+
+    shell("echo 1 > /sys/module/kstat/parameters/start");
+
+    assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "1\n");
+    assert_eq!(host.hooks(), nft::one_per_family(Point::Output), "hooks");
+    host.send_tcp(30);
+    assert_eq!(shell("cat /proc/kstat/nout"), "30\n");
+}
+
+#[test]
+fn cat_nout_shows_the_number_of_outgoing_tcp_packets_published_every_n_packets() {
+    let turn = Turn::take();
+    let _kstat = Kstat::insmod(&turn, &["start=1"]);
+    let host = Host::initial(&turn);
+
+    assert_nout_after(&host, &[(9, "0\n"), (1, "10\n"), (9, "10\n"), (1, "20\n")]);
+}
+
+#[test]
+fn cat_counter_shows_n_which_is_10_unless_set() {
+    let turn = Turn::take();
+    let kstat = Kstat::insmod(&turn, &[]);
+    assert_eq!(shell("cat /proc/kstat/counter"), "10\n");
+    kstat.unload();
+
+    let _kstat = Kstat::insmod(&turn, &["counter=1000"]);
+    assert_eq!(shell("cat /proc/kstat/counter"), "1000\n");
+}
+
+#[test]
+fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
+    let turn = Turn::take();
+    let _kstat = Kstat::insmod(&turn, &["start=1"]);
+    let host = Host::initial(&turn);
+    host.send_tcp(15);
+
+    shell("echo 20 > /proc/kstat/counter");
+
+    assert_eq!(shell("cat /proc/kstat/counter"), "20\n");
+    assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "1\n");
+    assert_nout_after(
+        &host,
+        &[(14, "10\n"), (1, "30\n"), (19, "30\n"), (1, "50\n")],
+    );
+}
+
+#[test]
+fn echo_0_into_start_stops_counting_unhooks_and_lets_nout_keep_its_value() {
+    let turn = Turn::take();
+    let _kstat = Kstat::insmod(&turn, &["start=1"]);
+    let host = Host::initial(&turn);
+    host.send_tcp(30);
+
+    shell("echo 0 > /sys/module/kstat/parameters/start");
+
+    assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "0\n");
+    assert_eq!(host.hooks(), [], "hooks");
+    host.send_tcp(30);
+    assert_eq!(shell("cat /proc/kstat/nout"), "30\n");
+}
+
+#[test]
+fn rmmod_leaves_nothing_whatever_is_in_flight() {
+    let turn = Turn::take();
+    Kstat::insmod(&turn, &["start=1"]).forget();
+    let host = Host::initial(&turn);
+    let traffic = host.traffic();
+    traffic.wait_for(100);
+
+    shell("rmmod kstat");
+
+    assert!(!module::is_loaded(), "there is something left of kstat");
+    assert_eq!(host.hooks(), [], "hooks");
+    traffic.wait_for(100);
+    traffic.stop();
+}
+
+#[test]
+fn modprobe_links_the_module_in_with_what_modprobe_d_says() {
+    let _turn = Turn::take();
+    let root = std::env::temp_dir().join(format!("kstat-modprobe-{}", std::process::id()));
+    let root = root.to_string_lossy();
+
+    // A tree of modules with kstat alone, so that the guest's own is left as it is.
+    shell(&format!(
+        "set -e
+         folder={root}/lib/modules/$(uname -r)/updates
+         mkdir -p $folder {root}/modprobe.d
+         cp '{}' $folder/kstat.ko
+         depmod -b {root}
+         echo 'options kstat start=1 counter=100' > {root}/modprobe.d/kstat.conf
+         modprobe -d {root} -C {root}/modprobe.d kstat
+         rm -r {root}",
+        module::object()
+    ));
+
+    assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "1\n");
+    assert_eq!(shell("cat /proc/kstat/counter"), "100\n");
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A write that has begun and cannot end: what is to be written is in memory that is not there until
+//! the test provides it (`userfaultfd(2)`).
+
+use nix::errno::Errno;
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    thread::{self, JoinHandle},
+};
+
+const PAGE: usize = 4096;
+
+/// `linux/userfaultfd.h`.
+mod uffd {
+    pub const API: u64 = 0xaa;
+    pub const REGISTER_MODE_MISSING: u64 = 1;
+
+    #[repr(C)]
+    pub struct Api {
+        pub api: u64,
+        pub features: u64,
+        pub ioctls: u64,
+    }
+
+    #[repr(C)]
+    pub struct Register {
+        pub start: u64,
+        pub len: u64,
+        pub mode: u64,
+        pub ioctls: u64,
+    }
+
+    #[repr(C)]
+    pub struct Copy {
+        pub dst: u64,
+        pub src: u64,
+        pub len: u64,
+        pub mode: u64,
+        pub copy: i64,
+    }
+
+    nix::ioctl_readwrite!(api, API, 0x3f, Api);
+    nix::ioctl_readwrite!(register, API, 0x00, Register);
+    nix::ioctl_readwrite!(copy, API, 0x03, Copy);
+}
+
+/// A write to a file of the kernel's, stuck where the kernel takes what is written.
+pub struct StuckWrite {
+    faults: OwnedFd,
+    address: usize,
+    writer: JoinHandle<Result<usize, Errno>>,
+}
+
+impl StuckWrite {
+    /// Begins to write so many bytes; returns when the kernel waits for them.
+    #[track_caller]
+    pub fn new(file: File, length: usize) -> Self {
+        assert!(length <= PAGE, "more than a page");
+
+        // SAFETY: A mapping of its own, and a descriptor of its own.
+        let (address, faults) = unsafe {
+            let address = libc::mmap(
+                ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            assert_ne!(address, libc::MAP_FAILED, "mmap: {}", Errno::last());
+
+            let faults = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+            assert!(faults >= 0, "userfaultfd: {}", Errno::last());
+            (address as usize, OwnedFd::from_raw_fd(faults as i32))
+        };
+        let mut api = uffd::Api {
+            api: uffd::API,
+            features: 0,
+            ioctls: 0,
+        };
+        let mut register = uffd::Register {
+            start: address as u64,
+            len: PAGE as u64,
+            mode: uffd::REGISTER_MODE_MISSING,
+            ioctls: 0,
+        };
+        // SAFETY: Both point to what the calls take.
+        unsafe {
+            uffd::api(faults.as_raw_fd(), &mut api).expect("UFFDIO_API");
+            uffd::register(faults.as_raw_fd(), &mut register).expect("UFFDIO_REGISTER");
+        }
+
+        let writer = thread::spawn(move || {
+            // SAFETY: The kernel waits for the page, which is there when it returns.
+            let written =
+                unsafe { libc::write(file.as_raw_fd(), address as *const libc::c_void, length) };
+            Errno::result(written).map(|written| written as usize)
+        });
+        // `struct uffd_msg` says that somebody waits; there is one page, so it is not asked which.
+        let mut message = [0; 32];
+        let mut reader = File::from(faults.try_clone().expect("duplicating a descriptor"));
+        reader
+            .read_exact(&mut message)
+            .expect("waiting for a page fault");
+
+        Self {
+            faults,
+            address,
+            writer,
+        }
+    }
+
+    /// Lets the kernel have what is written, and returns how the write ended.
+    #[track_caller]
+    pub fn finish(self, text: &[u8]) -> Result<usize, Errno> {
+        let mut page = [0u8; PAGE];
+        page[..text.len()].copy_from_slice(text);
+        let mut copy = uffd::Copy {
+            dst: self.address as u64,
+            src: page.as_ptr() as u64,
+            len: PAGE as u64,
+            mode: 0,
+            copy: 0,
+        };
+
+        // SAFETY: Source and destination are a page each.
+        unsafe { uffd::copy(self.faults.as_raw_fd(), &mut copy).expect("UFFDIO_COPY") };
+        let result = self.writer.join().expect("the writer failed");
+        // SAFETY: Nobody uses the mapping any more.
+        unsafe { libc::munmap(self.address as *mut libc::c_void, PAGE) };
+        result
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The CPUs of the guest, and threads that stay on one.
+
+use crate::guest::{file, netns};
+use nix::{
+    sched::{sched_setaffinity, CpuSet},
+    unistd::Pid,
+};
+use std::thread;
+
+/// How many there are; tests of what happens on several fail if there is one.
+#[track_caller]
+pub fn count() -> usize {
+    let count = thread::available_parallelism()
+        .unwrap_or_else(|error| panic!("counting the CPUs: {error}"))
+        .get();
+
+    assert!(count > 1, "this takes a guest with more than one CPU");
+    count
+}
+
+/// Keeps the calling thread on a CPU.
+#[track_caller]
+pub fn stay_on(cpu: usize) {
+    let mut set = CpuSet::new();
+
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .unwrap_or_else(|error| panic!("staying on CPU {cpu}: {error}"));
+}
+
+/// Does `work` on a CPU, in a thread of its own.
+#[track_caller]
+pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
+    netns::in_thread(|| {
+        stay_on(cpu);
+        work()
+    })
+}
+
+/// A CPU that is away until this is dropped. Who was to stay there goes elsewhere.
+pub struct Offline(String);
+
+impl Offline {
+    #[track_caller]
+    pub fn new(cpu: usize) -> Self {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+
+        file::set(&path, "0");
+        Self(path)
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        let result = file::put(&self.0, "1");
+
+        // If the test has failed already, that is what should be told.
+        if !thread::panicking() {
+            result.unwrap_or_else(|error| panic!("{}: {error}", self.0));
+        }
+    }
+}
