@@ -8,7 +8,7 @@ use crate::{
     figure::{NotRun, Of, Part, Point, Samples},
     subject::{Counting, Stage, Subject},
 };
-use kstat_tests::guest::{cpu, exclusive::Turn, link, module::Kstat, netns::Netns, packet};
+use kstat_tests::guest::{cpu, exclusive::KernelLock, link, module::Kstat, netns::Netns, packet};
 use nix::sched::{unshare, CloneFlags};
 use std::{
     collections::BTreeMap,
@@ -181,7 +181,7 @@ impl Senders {
 /// each round there is a sample for each thread.
 pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     device::load();
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     // This thread stays in there.
     unshare(CloneFlags::CLONE_NEWNET)
         .unwrap_or_else(|error| panic!("making a network namespace: {error}"));
@@ -197,7 +197,7 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
 
     let cost = || senders[0].1.cost(place, 0, count);
     let before = cost();
-    let kstat = Kstat::load(&turn, "counter=1");
+    let kstat = Kstat::load(&lock, "counter=1");
     let loaded = cost();
     kstat.start();
     kstat.stop();

@@ -8,7 +8,9 @@ use crate::{
     figure::{Part, Point},
     memory, nftables,
 };
-use kstat_tests::guest::{cpu, exclusive::Turn, file, link, module::Kstat, netns::Netns, setting};
+use kstat_tests::guest::{
+    cpu, exclusive::KernelLock, file, link, module::Kstat, netns::Netns, setting,
+};
 use std::{fs::File, os::unix::fs::FileExt, time::Instant};
 
 /// How many there are of what grows, in a namespace more than the initial one.
@@ -25,8 +27,8 @@ const QUICK: usize = 5;
 pub fn measure(rounds: usize) -> Part {
     device::load();
     let mut part = Part::default();
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
     let mut namespaces = Namespaces::default();
 
     namespaces.grow_to(1);
@@ -153,7 +155,7 @@ fn in_each(namespaces: &[Netns], work: impl Fn() + Sync) -> f64 {
 pub fn measure_cpus(rounds: usize) -> Part {
     const READS: u64 = 10;
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let cpus = possible_cpus();
     let mut part = Part::default();
     let mut tell = |what: &str, unit: &str, samples| {
@@ -161,14 +163,14 @@ pub fn measure_cpus(rounds: usize) -> Part {
         part.points.push(point);
     };
 
-    let loaded = memory::of_a_namespace(|| Kstat::load(&turn, ""));
-    let started = memory::of_a_namespace(|| Kstat::started(&turn, ""));
+    let loaded = memory::of_a_namespace(|| Kstat::load(&lock, ""));
+    let started = memory::of_a_namespace(|| Kstat::started(&lock, ""));
     for (when, bytes) in [("loaded", loaded), ("started", started)] {
         let what = format!("memory of a namespace when {when}");
         tell(&what, "bytes", vec![bytes as f64]);
     }
 
-    let kstat = Kstat::started(&turn, "");
+    let kstat = Kstat::started(&lock, "");
     let nout = file::reader(file::NOUT);
     cpu::stay_on(0);
     let samples = (0..rounds)

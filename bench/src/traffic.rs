@@ -4,7 +4,7 @@
 
 use crate::figure::{Of, Part, Samples};
 use kstat_tests::{
-    guest::{daemon::Daemon, exclusive::Turn, link, module::Kstat, netns::Netns},
+    guest::{daemon::Daemon, exclusive::KernelLock, link, module::Kstat, netns::Netns},
     tool, wait,
 };
 use serde_json::Value;
@@ -19,8 +19,8 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// One stream of iperf3's, and one short connection after the other, without kstat and with it.
 pub fn measure(rounds: usize) -> Part {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
     let net = Netns::new();
     net.run(|| link::set_up("lo"));
     let _server = Daemon::run(&net, "iperf3", &["-s"]);

@@ -4,10 +4,10 @@
 
 use kstat_tests::{
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         host::Host,
         module::{self, Kstat},
-        nft::{self, Point},
+        nft::{self, HookPoint},
     },
     tool::{run, shell},
 };
@@ -27,9 +27,9 @@ fn assert_nout_after(host: &Host<'_>, shown: &[(u64, &str)]) {
 
 #[test]
 fn insmod_links_the_module_in_and_hooks_nothing() {
-    let turn = Turn::take();
-    let _kstat = Kstat::insmod(&turn, &[]);
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::insmod(&lock, &[]);
+    let host = Host::initial(&lock);
 
     assert!(
         run("lsmod", &[]).contains("\nkstat "),
@@ -43,43 +43,47 @@ fn insmod_links_the_module_in_and_hooks_nothing() {
 
 #[test]
 fn echo_1_into_start_starts_counting() {
-    let turn = Turn::take();
-    let _kstat = Kstat::insmod(&turn, &[]);
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::insmod(&lock, &[]);
+    let host = Host::initial(&lock);
 
     shell("echo 1 > /sys/module/kstat/parameters/start");
 
     assert_eq!(shell("cat /sys/module/kstat/parameters/start"), "1\n");
-    assert_eq!(host.hooks(), nft::one_per_family(Point::Output), "hooks");
+    assert_eq!(
+        host.hooks(),
+        nft::one_per_family(HookPoint::Output),
+        "hooks"
+    );
     host.send_tcp(30);
     assert_eq!(shell("cat /proc/kstat/nout"), "30\n");
 }
 
 #[test]
 fn cat_nout_shows_the_number_of_outgoing_tcp_packets_published_every_n_packets() {
-    let turn = Turn::take();
-    let _kstat = Kstat::insmod(&turn, &["start=1"]);
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::insmod(&lock, &["start=1"]);
+    let host = Host::initial(&lock);
 
     assert_nout_after(&host, &[(9, "0\n"), (1, "10\n"), (9, "10\n"), (1, "20\n")]);
 }
 
 #[test]
 fn cat_counter_shows_n_which_is_10_unless_set() {
-    let turn = Turn::take();
-    let kstat = Kstat::insmod(&turn, &[]);
+    let lock = KernelLock::take();
+    let kstat = Kstat::insmod(&lock, &[]);
     assert_eq!(shell("cat /proc/kstat/counter"), "10\n");
     kstat.unload();
 
-    let _kstat = Kstat::insmod(&turn, &["counter=1000"]);
+    let _kstat = Kstat::insmod(&lock, &["counter=1000"]);
     assert_eq!(shell("cat /proc/kstat/counter"), "1000\n");
 }
 
 #[test]
 fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
-    let turn = Turn::take();
-    let _kstat = Kstat::insmod(&turn, &["start=1"]);
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::insmod(&lock, &["start=1"]);
+    let host = Host::initial(&lock);
     host.send_tcp(15);
 
     shell("echo 20 > /proc/kstat/counter");
@@ -94,9 +98,9 @@ fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
 
 #[test]
 fn echo_0_into_start_stops_counting_unhooks_and_lets_nout_keep_its_value() {
-    let turn = Turn::take();
-    let _kstat = Kstat::insmod(&turn, &["start=1"]);
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::insmod(&lock, &["start=1"]);
+    let host = Host::initial(&lock);
     host.send_tcp(30);
 
     shell("echo 0 > /sys/module/kstat/parameters/start");
@@ -109,9 +113,9 @@ fn echo_0_into_start_stops_counting_unhooks_and_lets_nout_keep_its_value() {
 
 #[test]
 fn rmmod_leaves_nothing_whatever_is_in_flight() {
-    let turn = Turn::take();
-    Kstat::insmod(&turn, &["start=1"]).forget();
-    let host = Host::initial(&turn);
+    let lock = KernelLock::take();
+    Kstat::insmod(&lock, &["start=1"]).forget();
+    let host = Host::initial(&lock);
     let traffic = host.traffic();
     traffic.wait_for(100);
 
@@ -125,7 +129,7 @@ fn rmmod_leaves_nothing_whatever_is_in_flight() {
 
 #[test]
 fn modprobe_links_the_module_in_with_what_modprobe_d_says() {
-    let _turn = Turn::take();
+    let _lock = KernelLock::take();
     let root = std::env::temp_dir().join(format!("kstat-modprobe-{}", std::process::id()));
     let root = root.to_string_lossy();
 

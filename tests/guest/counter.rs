@@ -5,7 +5,7 @@
 use kstat_tests::{
     guest::{
         daemon::Folder,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER},
         host::Host,
         identity,
@@ -29,9 +29,9 @@ struct Subject<'t> {
 
 impl<'t> Subject<'t> {
     #[track_caller]
-    fn new(turn: &'t Turn) -> Self {
-        let kstat = Kstat::started(turn, "counter=7");
-        let host = Host::new(turn);
+    fn new(lock: &'t KernelLock) -> Self {
+        let kstat = Kstat::started(lock, "counter=7");
+        let host = Host::new(lock);
 
         host.send_tcp(25);
         Self {
@@ -61,16 +61,16 @@ impl<'t> Subject<'t> {
 
 #[test]
 fn it_is_0644_and_roots() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
 
     file::assert_roots(COUNTER, 0o644);
 }
 
 #[test]
 fn it_takes_every_decimal_number_from_1_to_u64_max_and_shows_it() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
 
     for n in [1, 2, 9, 10, 1_000_003, u64::MAX - 1, u64::MAX] {
         for text in [format!("{n}"), format!("{n}\n")] {
@@ -82,8 +82,8 @@ fn it_takes_every_decimal_number_from_1_to_u64_max_and_shows_it() {
 
 #[test]
 fn white_space_around_the_number_is_allowed() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
 
     for text in [
         " 20",
@@ -100,8 +100,8 @@ fn white_space_around_the_number_is_allowed() {
 
 #[test]
 fn what_is_no_number_from_1_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for text in [
         "0", "0\n", "00", "-1", "-10\n", "", "\n", " ", "ten", "10x", "x10", "0x10", "1 0",
@@ -115,16 +115,16 @@ fn what_is_no_number_from_1_is_refused_with_einval() {
 
 #[test]
 fn a_write_of_no_bytes_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     subject.assert_refuses("writing nothing", Errno::EINVAL, || file::put(COUNTER, ""));
 }
 
 #[test]
 fn a_number_that_is_too_large_is_refused_with_erange() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for text in [
         "18446744073709551616",
@@ -140,8 +140,8 @@ fn a_number_that_is_too_large_is_refused_with_erange() {
 
 #[test]
 fn a_text_longer_than_any_number_can_be_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for text in [
         format!("{:33}", 7),
@@ -160,8 +160,8 @@ fn a_text_longer_than_any_number_can_be_is_refused_with_einval() {
 
 #[test]
 fn a_write_at_an_offset_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for offset in [1, 2, 4096] {
         let mut file = subject.host.open(COUNTER, OpenOptions::new().write(true));
@@ -176,8 +176,8 @@ fn a_write_at_an_offset_is_refused_with_einval() {
 
 #[test]
 fn a_pwrite_at_an_offset_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for offset in [1, 2, 4096] {
         subject.assert_refuses(&format!("pwrite at {offset}"), Errno::EINVAL, || {
@@ -191,8 +191,8 @@ fn a_pwrite_at_an_offset_is_refused_with_einval() {
 
 #[test]
 fn a_second_write_to_a_descriptor_is_at_an_offset_and_refused() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
     let file = file::writer(COUNTER);
 
     assert_eq!(file::write(&file, b"20\n"), Ok(()), "the first");
@@ -206,8 +206,8 @@ fn a_second_write_to_a_descriptor_is_at_an_offset_and_refused() {
 
 #[test]
 fn white_space_behind_a_number_that_was_set_succeeds_and_changes_nothing() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
     let file = file::writer(COUNTER);
 
     assert_eq!(file::write(&file, b"20"), Ok(()), "the number");
@@ -227,8 +227,8 @@ fn white_space_behind_a_number_that_was_set_succeeds_and_changes_nothing() {
 
 #[test]
 fn white_space_elsewhere_than_behind_a_number_is_refused_with_einval() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
     let refuses = |what: &str, file: &File, offset| {
         subject.assert_refuses(what, Errno::EINVAL, || {
             file.write_at(b"\n", offset).map(drop).map_err(file::errno)
@@ -290,8 +290,8 @@ fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_piec
         ),
     ];
 
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
     let folder = Folder::new();
     let text = folder.write("text", "100\n");
     let run = |command: &str| {
@@ -314,8 +314,8 @@ fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_piec
 
 #[test]
 fn a_refused_write_does_not_move_the_offset() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
     let file = file::writer(COUNTER);
 
     assert_eq!(file::write(&file, b"0\n"), Err(Errno::EINVAL));
@@ -325,8 +325,8 @@ fn a_refused_write_does_not_move_the_offset() {
 
 #[test]
 fn a_buffer_that_cannot_be_read_is_refused_with_efault() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
     let page = HalfMapped::new();
 
     subject.assert_refuses("writing from nowhere", Errno::EFAULT, || {
@@ -396,8 +396,8 @@ impl Drop for HalfMapped {
 
 #[test]
 fn nobody_can_read_it_and_is_refused_a_write_with_eacces_by_its_mode() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for text in ["20\n", "0\n", "", "ten", "99999999999999999999"] {
         subject.assert_refuses(&format!("nobody's {text:?}"), Errno::EACCES, || {
@@ -415,8 +415,8 @@ fn nobody_can_read_it_and_is_refused_a_write_with_eacces_by_its_mode() {
 
 #[test]
 fn root_without_cap_net_admin_is_refused_with_eperm() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     for text in ["20\n", "0\n", "", "ten", "99999999999999999999"] {
         subject.assert_refuses(
@@ -429,8 +429,8 @@ fn root_without_cap_net_admin_is_refused_with_eperm() {
 
 #[test]
 fn setpriv_without_cap_net_admin_is_told_that_it_is_not_permitted() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     let output = subject.host.run(|| {
         tool::attempt(
@@ -454,8 +454,8 @@ fn setpriv_without_cap_net_admin_is_told_that_it_is_not_permitted() {
 
 #[test]
 fn a_descriptor_of_the_capable_gives_the_incapable_who_write_to_it_no_right() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
     let file = subject.host.open(COUNTER, OpenOptions::new().write(true));
 
     subject.assert_refuses("root without CAP_NET_ADMIN", Errno::EPERM, || {
@@ -471,8 +471,8 @@ fn a_descriptor_of_the_capable_gives_the_incapable_who_write_to_it_no_right() {
 
 #[test]
 fn a_descriptor_of_the_incapable_does_not_borrow_the_rights_of_the_capable_who_write_to_it() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
     let file = subject
         .host
         .run(|| identity::without_net_admin(|| file::writer(COUNTER)));
@@ -503,8 +503,8 @@ fn echo_in_user_namespace(unshare: &[&str]) -> io::Result<String> {
 
 #[test]
 fn cap_net_admin_is_asked_for_in_the_user_namespace_that_owns_the_network_namespace() {
-    let turn = Turn::take();
-    let subject = Subject::new(&turn);
+    let lock = KernelLock::take();
+    let subject = Subject::new(&lock);
 
     // Whose user namespace owns the network namespace.
     let own = subject
@@ -527,9 +527,9 @@ fn cap_net_admin_is_asked_for_in_the_user_namespace_that_owns_the_network_namesp
 
 #[test]
 fn it_can_be_set_and_read_whether_counting_goes_on_or_not() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let host = Host::new(&lock);
 
     host.set_counter(3);
     assert_eq!(host.counter(), 3, "before start");

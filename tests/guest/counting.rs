@@ -6,11 +6,11 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         capture::Capture,
-        exclusive::Turn,
+        exclusive::KernelLock,
         host::Host,
         iptables::TcpRules,
         module::Kstat,
-        nft::{self, Point},
+        nft::{self, HookPoint},
         packet::{self, ipv4, ipv6, ipv6_raw, segment, PADDING},
         proc_net_snmp, tcp,
     },
@@ -25,8 +25,8 @@ use std::{
 const PACKETS: u64 = 25;
 
 /// A host with N = 1, on which nftables counts too.
-fn host(turn: &Turn) -> Host<'_> {
-    let host = Host::new(turn);
+fn host(lock: &KernelLock) -> Host<'_> {
+    let host = Host::new(lock);
 
     host.set_counter(1);
     host
@@ -35,10 +35,10 @@ fn host(turn: &Turn) -> Host<'_> {
 /// Sends a packet some times, and asserts that kstat counts what nftables counts: all of them.
 #[track_caller]
 fn assert_all_counted(packet: &[u8]) {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
 
     for _ in 0..PACKETS {
         host.send(packet);
@@ -89,7 +89,7 @@ fn tcp_over_ipv6_behind_hop_by_hop_and_destination_options_is_counted_as_nftable
 
 #[test]
 fn fragments_cut_or_odd_headers_and_raw_sockets_are_counted_exactly_when_nftables_does() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     use packet::*;
 
     let tcp = segment(80);
@@ -213,9 +213,9 @@ fn fragments_cut_or_odd_headers_and_raw_sockets_are_counted_exactly_when_nftable
         ),
         ("IPv6, TCP in IPv6", ipv6_raw(41, &tcp6())),
     ];
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
     let (mut before, mut counted) = ((0, 0), 0);
 
     for (name, packet) in &cases {
@@ -242,10 +242,10 @@ fn fragments_cut_or_odd_headers_and_raw_sockets_are_counted_exactly_when_nftable
 
 #[test]
 fn real_connections_are_counted_as_nftables_does() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
 
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let before = nft.packets().total();
@@ -267,10 +267,10 @@ fn real_connections_are_counted_as_nftables_does() {
 fn what_curl_and_ncat_send_is_counted_as_nftables_does() {
     const PORT: &str = "4242";
 
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
 
     host.run(|| {
         let server = TcpListener::bind("[::1]:0").expect("listening at ::1");
@@ -315,10 +315,10 @@ fn what_curl_and_ncat_send_is_counted_as_nftables_does() {
 fn a_gso_super_packet_is_one_as_for_nftables_and_iptables() {
     const BYTES: usize = 1 << 20;
 
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
     let rules = TcpRules::new(host.net());
     // As on a real link: far less than the stack hands down at once.
     host.run(|| tool::run("ip", &["link", "set", "lo", "mtu", "1500"]));
@@ -341,10 +341,10 @@ fn a_gso_super_packet_is_one_as_for_nftables_and_iptables() {
 
 #[test]
 fn udp_and_icmp_are_not_counted() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
     host.send_tcp(3);
 
     for packet in [
@@ -384,9 +384,9 @@ fn udp_and_icmp_are_not_counted() {
 
 #[test]
 fn packets_that_the_firewall_drops_are_not_counted() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
     nft::load(
         host.net(),
         "table inet firewall {
@@ -400,7 +400,7 @@ fn packets_that_the_firewall_drops_are_not_counted() {
              }
          }",
     );
-    let nft = host.nft(Point::Output);
+    let nft = host.nft(HookPoint::Output);
 
     for (port, result) in [
         (80, Ok(())),
@@ -426,7 +426,7 @@ fn packets_that_the_firewall_drops_are_not_counted() {
 
 #[test]
 fn every_packet_passes_and_is_not_changed() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let packets = [
         packet::tcp4(),
         packet::tcp6(),
@@ -435,8 +435,8 @@ fn every_packet_passes_and_is_not_changed() {
         ipv6(&[], packet::ICMPV6, &packet::echo(128)),
         ipv6_raw(packet::HOP_BY_HOP, &[]),
     ];
-    let kstat = Kstat::load(&turn, "");
-    let host = host(&turn);
+    let kstat = Kstat::load(&lock, "");
+    let host = host(&lock);
     let mut capture = Capture::new(host.net());
     let mut sent = || {
         for packet in &packets {
@@ -456,10 +456,10 @@ fn every_packet_passes_and_is_not_changed() {
 
 #[test]
 fn packets_of_every_cpu_are_counted_once() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = host(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = host(&lock);
+    let nft = host.nft(HookPoint::Output);
 
     let traffic = host.traffic();
     traffic.wait_for(2_000);

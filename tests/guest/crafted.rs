@@ -6,13 +6,13 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         cpu,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         link::Link,
         module::Kstat,
         network::Network,
-        nft::{self, Point, Seen},
+        nft::{self, HookPoint, Seen},
         packet::*,
     },
     seed,
@@ -166,13 +166,13 @@ fn crafted(random: &mut StdRng) -> Vec<u8> {
 /// Sends so many packets from a host, and asserts of each that kstat counted it exactly if nftables
 /// did.
 #[track_caller]
-fn assert_agree_on_each(hook: &str, point: Point, packets: u32) {
+fn assert_agree_on_each(hook: &str, point: HookPoint, packets: u32) {
     const BATCH: u32 = 2_000;
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let mut random = seed::random();
-    let _kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
-    let host = Host::new(&turn);
+    let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
+    let host = Host::new(&lock);
     let nout = host.open(NOUT, OpenOptions::new().read(true));
     let seen = Seen::new(host.net(), point, &[("meta mark", "")]);
     let (mut all, mut tcp) = (0, 0);
@@ -237,22 +237,22 @@ fn assert_agree_on_each(hook: &str, point: Point, packets: u32) {
 
 #[test]
 fn kstat_and_nftables_agree_on_each_of_20_000_packets_at_local_out() {
-    assert_agree_on_each("local_out", Point::Output, 20_000);
+    assert_agree_on_each("local_out", HookPoint::Output, 20_000);
 }
 
 #[test]
 fn kstat_and_nftables_agree_on_each_of_6_000_packets_at_post_routing() {
-    assert_agree_on_each("post_routing", Point::Postrouting, 6_000);
+    assert_agree_on_each("post_routing", HookPoint::Postrouting, 6_000);
 }
 
 /// Where connections are tracked, fragments are put together first, and those that do not fit are
 /// dropped.
 #[test]
 fn kstat_and_nftables_agree_where_fragments_are_put_together() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let mut random = seed::random();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     nft::load(
         host.net(),
         "table inet tracked {
@@ -262,7 +262,7 @@ fn kstat_and_nftables_agree_where_fragments_are_put_together() {
              }
          }",
     );
-    let nft = host.nft(Point::Output);
+    let nft = host.nft(HookPoint::Output);
     let mut whole = 0;
 
     for round in 0..100 {
@@ -290,14 +290,14 @@ fn kstat_and_nftables_agree_where_fragments_are_put_together() {
 fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_checksums() {
     const PACKETS: u32 = 1_500;
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let mut random = seed::random();
-    let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
-    let network = Network::new(&turn);
+    let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
+    let network = Network::new(&lock);
     let nout = network.router.run(|| file::reader(NOUT));
     let seen = Seen::new(
         &network.router,
-        Point::Postrouting,
+        HookPoint::Postrouting,
         &[
             ("ip id", "meta nfproto ipv4"),
             ("ip6 flowlabel", "meta nfproto ipv6"),

@@ -5,12 +5,12 @@
 use kstat_tests::{
     assert_agrees,
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         module::Kstat,
         network::Network,
-        nft::{self, Point, TcpCounter},
+        nft::{self, HookPoint, TcpCounter},
         packet,
         queue::Queue,
         tcp,
@@ -22,10 +22,10 @@ use std::net::{TcpListener, TcpStream};
 
 #[test]
 fn what_a_router_translates_and_forwards_is_counted_once_and_what_it_drops_is_not() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
-    let network = Network::new(&turn);
-    let nft = TcpCounter::new(&network.router, Point::Postrouting);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
+    let network = Network::new(&lock);
+    let nft = TcpCounter::new(&network.router, HookPoint::Postrouting);
     nft::load(
         &network.router,
         "table inet firewall {
@@ -85,10 +85,10 @@ fn what_a_router_translates_and_forwards_is_counted_once_and_what_it_drops_is_no
 
 #[test]
 fn local_traffic_that_is_translated_is_counted_once() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
-    let network = Network::new(&turn);
-    let nft = TcpCounter::new(&network.near, Point::Postrouting);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
+    let network = Network::new(&lock);
+    let nft = TcpCounter::new(&network.near, HookPoint::Postrouting);
     nft::load(
         &network.near,
         "table inet firewall {
@@ -145,12 +145,12 @@ fn packets_that_go_through_an_nfqueue_are_counted_once_and_those_refused_there_a
         ("post_routing", "output"),
         ("post_routing", "postrouting"),
     ] {
-        let turn = Turn::take();
-        let _kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
-        let host = Host::new(&turn);
+        let lock = KernelLock::take();
+        let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
+        let host = Host::new(&lock);
         let nft = host.nft(match hook {
-            "local_out" => Point::Output,
-            _ => Point::Postrouting,
+            "local_out" => HookPoint::Output,
+            _ => HookPoint::Postrouting,
         });
         nft::load(
             host.net(),
@@ -188,9 +188,9 @@ fn packets_that_go_through_an_nfqueue_are_counted_once_and_those_refused_there_a
 
 #[test]
 fn stopping_drops_what_waits_in_an_nfqueue_as_the_readme_warns() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     nft::load(
         host.net(),
         "table inet firewall {
@@ -222,9 +222,9 @@ fn stopping_drops_what_waits_in_an_nfqueue_as_the_readme_warns() {
 
 #[test]
 fn who_was_at_the_last_priority_before_is_asked_after_kstat_as_the_readme_says() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let host = Host::new(&lock);
     nft::load(
         host.net(),
         "table inet firewall {

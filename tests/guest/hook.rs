@@ -6,12 +6,12 @@ use crate::loading::assert_refused;
 use kstat_tests::{
     assert_agrees,
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file,
         host::Host,
         module::Kstat,
         network::Network,
-        nft::{self, Point, TcpCounter},
+        nft::{self, HookPoint, TcpCounter},
         packet::{ipv4, ipv6, segment, TCP},
         tcp,
     },
@@ -20,47 +20,50 @@ use nix::errno::Errno;
 
 #[test]
 fn by_default_it_is_local_out_last_of_all_once_for_each_family() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
 
     assert_eq!(
         file::read("/sys/module/kstat/parameters/hook"),
         "local_out\n"
     );
-    assert_eq!(host.hooks(), nft::one_per_family(Point::Output));
+    assert_eq!(host.hooks(), nft::one_per_family(HookPoint::Output));
 }
 
 #[test]
 fn local_out_can_be_said() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "hook=local_out");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "hook=local_out");
 
     assert_eq!(
         file::read("/sys/module/kstat/parameters/hook"),
         "local_out\n"
     );
-    assert_eq!(Host::new(&turn).hooks(), nft::one_per_family(Point::Output));
+    assert_eq!(
+        Host::new(&lock).hooks(),
+        nft::one_per_family(HookPoint::Output)
+    );
 }
 
 #[test]
 fn post_routing_is_last_of_all_once_for_each_family() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "hook=post_routing");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "hook=post_routing");
 
     assert_eq!(
         file::read("/sys/module/kstat/parameters/hook"),
         "post_routing\n"
     );
     assert_eq!(
-        Host::new(&turn).hooks(),
-        nft::one_per_family(Point::Postrouting)
+        Host::new(&lock).hooks(),
+        nft::one_per_family(HookPoint::Postrouting)
     );
 }
 
 #[test]
 fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
 
     for hook in [
         "hook=foo",
@@ -72,7 +75,7 @@ fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
         "hook=1",
         "hook",
     ] {
-        let log = assert_refused(&turn, hook, Errno::EINVAL);
+        let log = assert_refused(&lock, hook, Errno::EINVAL);
         assert!(
             log.iter()
                 .any(|line| line.contains("local_out") && line.contains("post_routing")),
@@ -83,8 +86,8 @@ fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
 
 #[test]
 fn it_cannot_be_changed_later() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
     let path = "/sys/module/kstat/parameters/hook";
 
     assert_eq!(file::put(path, "post_routing\n"), Err(Errno::EACCES));
@@ -93,12 +96,12 @@ fn it_cannot_be_changed_later() {
 
 #[test]
 fn local_out_counts_what_own_sockets_send_and_no_forwarded_packet() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let network = Network::new(&turn);
-    let near = TcpCounter::new(&network.near, Point::Output);
-    let far = TcpCounter::new(&network.far, Point::Output);
-    let forwarded = TcpCounter::new(&network.router, Point::Postrouting);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let network = Network::new(&lock);
+    let near = TcpCounter::new(&network.near, HookPoint::Output);
+    let far = TcpCounter::new(&network.far, HookPoint::Output);
+    let forwarded = TcpCounter::new(&network.router, HookPoint::Postrouting);
 
     for address in Network::FAR {
         tcp::exchange(&network.near, &network.far, address, 50_000);
@@ -119,11 +122,11 @@ fn local_out_counts_what_own_sockets_send_and_no_forwarded_packet() {
 
 #[test]
 fn post_routing_counts_what_leaves_the_host_forwarded_packets_included_each_once() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
-    let network = Network::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
+    let network = Network::new(&lock);
     let hosts = [&network.near, &network.router, &network.far];
-    let [near, router, far] = hosts.map(|host| TcpCounter::new(host, Point::Postrouting));
+    let [near, router, far] = hosts.map(|host| TcpCounter::new(host, HookPoint::Postrouting));
     let nout = || file::number(file::NOUT);
 
     for address in Network::FAR {
@@ -156,10 +159,10 @@ fn post_routing_counts_what_leaves_the_host_forwarded_packets_included_each_once
 
 #[test]
 fn post_routing_counts_exactly_the_packets_that_are_sent() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1 hook=post_routing");
-    let host = Host::new(&turn);
-    let nft = host.nft(Point::Postrouting);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
+    let host = Host::new(&lock);
+    let nft = host.nft(HookPoint::Postrouting);
     nft::load(
         host.net(),
         "table inet firewall {

@@ -5,9 +5,9 @@
 use kstat_tests::{
     guest::{
         background::while_repeating,
-        blocked_write::StuckWrite,
+        blocked_write::BlockedWrite,
         cpu,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT, START},
         host::Host,
         log::Log,
@@ -31,9 +31,9 @@ use std::{
 
 #[test]
 fn unloading_leaves_no_file_and_no_hook() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     assert_ne!(host.hooks(), []);
 
     kstat.unload();
@@ -48,9 +48,9 @@ fn unloading_leaves_no_file_and_no_hook() {
 
 #[test]
 fn unloading_succeeds_with_open_descriptors_which_then_say_eio() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     let nout = host.open(NOUT, OpenOptions::new().read(true));
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let half_read = host.open(NOUT, OpenOptions::new().read(true));
@@ -80,12 +80,12 @@ fn unloading_succeeds_with_open_descriptors_which_then_say_eio() {
 
 #[test]
 fn descriptors_of_a_module_that_is_gone_say_eio_also_when_it_is_loaded_again() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
     let nout = file::reader(NOUT);
     kstat.unload();
 
-    let _kstat = Kstat::load(&turn, "");
+    let _kstat = Kstat::load(&lock, "");
 
     assert_eq!(
         nout.read_at(&mut [0], 0).map_err(file::errno),
@@ -96,16 +96,16 @@ fn descriptors_of_a_module_that_is_gone_say_eio_also_when_it_is_loaded_again() {
 
 #[test]
 fn a_descriptor_of_start_does_not_start_a_module_that_is_gone() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let host = Host::new(&lock);
     let start = file::writer(START);
 
     kstat.unload();
     assert_eq!(file::write(&start, b"1\n"), Err(Errno::ENODEV));
     assert_eq!(host.hooks(), []);
 
-    let _kstat = Kstat::load(&turn, "");
+    let _kstat = Kstat::load(&lock, "");
     assert_eq!(file::write(&start, b"1\n"), Err(Errno::ENODEV));
     assert_eq!(file::read(START), "0\n");
     assert_eq!(host.hooks(), []);
@@ -113,15 +113,15 @@ fn a_descriptor_of_start_does_not_start_a_module_that_is_gone() {
 
 #[test]
 fn unloading_waits_for_who_is_in_a_write_and_refuses_to_start_meanwhile() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     let start = file::writer(START);
-    let write = StuckWrite::new(host.open(COUNTER, OpenOptions::new().write(true)), 3);
+    let write = BlockedWrite::new(host.open(COUNTER, OpenOptions::new().write(true)), 3);
     kstat.forget();
 
     thread::scope(|scope| {
-        let unloading = scope.spawn(|| module::unload(&turn));
+        let unloading = scope.spawn(|| module::unload(&lock));
         // It starts again and again, until it is going.
         wait::until("start was refused", || {
             file::write(&start, b"1\n") == Err(Errno::ENODEV)
@@ -148,7 +148,7 @@ fn unloading_waits_for_who_is_in_a_write_and_refuses_to_start_meanwhile() {
 fn a_write_to_start_while_it_is_loaded_is_refused_with_ebusy_and_not_remembered() {
     const NAMESPACES: usize = 64;
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     // Each of them makes loading longer.
     let namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
     let refused = AtomicU64::new(0);
@@ -162,25 +162,25 @@ fn a_write_to_start_while_it_is_loaded_is_refused_with_ebusy_and_not_remembered(
 
     while_repeating(&[&try_to_start], || {
         wait::until("a write came while kstat was being loaded", || {
-            module::load(&turn, "").expect("loading kstat");
-            module::unload(&turn).expect("unloading kstat");
+            module::load(&lock, "").expect("loading kstat");
+            module::unload(&lock).expect("unloading kstat");
             refused.load(Ordering::SeqCst) > 0
         });
     });
     drop(namespaces);
 
-    let _kstat = Kstat::load(&turn, "");
+    let _kstat = Kstat::load(&lock, "");
     assert_eq!(file::read(START), "0\n");
 }
 
 #[test]
 fn unloading_succeeds_while_it_counts_and_packets_flow_on_all_cpus() {
-    let turn = Turn::take();
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
     let traffic = host.traffic();
 
     for _ in 0..5 {
-        let kstat = Kstat::started(&turn, "counter=1");
+        let kstat = Kstat::started(&lock, "counter=1");
         wait::until("packets were counted", || host.nout() > 20);
         kstat.unload();
         traffic.wait_for(20);
@@ -190,8 +190,8 @@ fn unloading_succeeds_while_it_counts_and_packets_flow_on_all_cpus() {
 
 #[test]
 fn unloading_succeeds_while_readers_and_writers_are_at_work() {
-    let turn = Turn::take();
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
     let mut log = Log::from_now();
     let traffic = host.traffic();
     let reads = AtomicU64::new(0);
@@ -211,12 +211,12 @@ fn unloading_succeeds_while_readers_and_writers_are_at_work() {
             ],
             || {
                 for _ in 0..10 {
-                    module::load(&turn, "start=1 counter=1").expect("loading kstat");
+                    module::load(&lock, "start=1 counter=1").expect("loading kstat");
                     let before = reads.load(Ordering::SeqCst);
                     wait::until("somebody read nout", || {
                         reads.load(Ordering::SeqCst) > before
                     });
-                    module::unload(&turn).expect("unloading kstat");
+                    module::unload(&lock).expect("unloading kstat");
                 }
             },
         );
@@ -227,8 +227,8 @@ fn unloading_succeeds_while_readers_and_writers_are_at_work() {
 
 #[test]
 fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not() {
-    let turn = Turn::take();
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
     let mut log = Log::from_now();
     let outcomes = Mutex::new(BTreeMap::<String, u64>::new());
     let switch = |text: &str| {
@@ -248,10 +248,10 @@ fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not()
 
     while_repeating(&[&|| switch("1\n"), &|| switch("0\n")], || {
         for round in 0..30 {
-            module::load(&turn, "")
+            module::load(&lock, "")
                 .unwrap_or_else(|error| panic!("loading in round {round}: {error}"));
             host.send_tcp(5);
-            module::unload(&turn)
+            module::unload(&lock)
                 .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
             assert!(!module::is_loaded(), "there is something left of kstat");
         }
@@ -269,15 +269,15 @@ fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not()
 
 #[test]
 fn a_switch_that_races_with_others_leaves_one_state_for_all_namespaces() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let hosts = [Host::new(&turn), Host::new(&turn)];
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let hosts = [Host::new(&lock), Host::new(&lock)];
 
     let switch = |text| assert_eq!(file::put(START, text), Ok(()), "{text:?}");
     while_repeating(&[&|| switch("1"), &|| switch("0")], || {
         for _ in 0..10 {
             // Made, counted or not, and gone while others switch.
-            Host::new(&turn).send_tcp(5);
+            Host::new(&lock).send_tcp(5);
         }
     });
 
@@ -302,8 +302,8 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
     const OBJECTS: u64 = ROUNDS / 2;
     const KILOBYTES_OF_A_CPU: u64 = 5 * 4;
 
-    let turn = Turn::take();
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
     let namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
     let reads = AtomicU64::new(0);
     let read = || {
@@ -316,13 +316,13 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
         host.run(|| {
             while_repeating(&readers, || {
                 for _ in 0..count {
-                    module::load(&turn, "counter=1").expect("loading kstat");
+                    module::load(&lock, "counter=1").expect("loading kstat");
                     file::set(START, "1\n");
                     host.send_tcp(10);
                     assert_eq!(file::number(NOUT), 10, "packets of a round");
                     drop(Netns::new());
                     file::put(START, "0\n").expect("stopping");
-                    module::unload(&turn).expect("unloading kstat");
+                    module::unload(&lock).expect("unloading kstat");
                 }
             })
         })

@@ -5,13 +5,13 @@
 use kstat_tests::{
     guest::{
         daemon::Folder,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file,
         host::Host,
         identity,
         log::Log,
         module::{self, Kstat},
-        nft::{self, Point},
+        nft::{self, HookPoint},
         unprivileged::UserNetns,
     },
     tool,
@@ -21,11 +21,11 @@ use std::fs;
 
 /// Asserts that loading fails so, and leaves nothing; returns what the kernel's log said.
 #[track_caller]
-pub(crate) fn assert_refused(turn: &Turn, parameters: &str, error: Errno) -> Vec<String> {
+pub(crate) fn assert_refused(lock: &KernelLock, parameters: &str, error: Errno) -> Vec<String> {
     let mut log = Log::from_now();
 
     assert_eq!(
-        module::load(turn, parameters),
+        module::load(lock, parameters),
         Err(error),
         "loading kstat {parameters:?}"
     );
@@ -47,12 +47,12 @@ fn assert_says(log: &[String], words: &str) {
 
 #[test]
 fn start_and_counter_can_be_said_when_loading() {
-    let turn = Turn::take();
-    let kstat = Kstat::insmod(&turn, &["start=1", "counter=100"]);
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::insmod(&lock, &["start=1", "counter=100"]);
+    let host = Host::new(&lock);
 
     assert!(kstat.is_started());
-    assert_eq!(host.hooks(), nft::one_per_family(Point::Output));
+    assert_eq!(host.hooks(), nft::one_per_family(HookPoint::Output));
     assert_eq!(host.counter(), 100);
     host.send_tcp(99);
     assert_eq!(host.nout(), 0);
@@ -62,9 +62,9 @@ fn start_and_counter_can_be_said_when_loading() {
 
 #[test]
 fn start_alone_starts() {
-    let turn = Turn::take();
-    let kstat = Kstat::insmod(&turn, &["start"]);
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::insmod(&lock, &["start"]);
+    let host = Host::new(&lock);
 
     assert!(kstat.is_started());
     host.send_tcp(10);
@@ -73,9 +73,9 @@ fn start_alone_starts() {
 
 #[test]
 fn start_0_does_not_start() {
-    let turn = Turn::take();
-    let kstat = Kstat::insmod(&turn, &["start=0"]);
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::insmod(&lock, &["start=0"]);
+    let host = Host::new(&lock);
 
     assert!(!kstat.is_started());
     host.send_tcp(10);
@@ -84,8 +84,8 @@ fn start_0_does_not_start() {
 
 #[test]
 fn the_last_of_several_values_counts() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "start=1 counter=7 start=0 counter=20");
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "start=1 counter=7 start=0 counter=20");
 
     assert!(!kstat.is_started());
     assert_eq!(file::number(file::COUNTER), 20);
@@ -93,9 +93,9 @@ fn the_last_of_several_values_counts() {
 
 #[test]
 fn counter_takes_any_number_from_1_to_u64_max() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     for n in [1, 10, u64::MAX] {
-        let _kstat = Kstat::load(&turn, &format!("counter={n}"));
+        let _kstat = Kstat::load(&lock, &format!("counter={n}"));
 
         assert_eq!(file::number(file::COUNTER), n);
     }
@@ -103,8 +103,8 @@ fn counter_takes_any_number_from_1_to_u64_max() {
 
 #[test]
 fn the_parameter_counter_cannot_be_changed_later() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "counter=7");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "counter=7");
     let path = "/sys/module/kstat/parameters/counter";
 
     assert_eq!(file::put(path, "20\n"), Err(Errno::EACCES));
@@ -114,7 +114,7 @@ fn the_parameter_counter_cannot_be_changed_later() {
 
 #[test]
 fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
 
     for counter in [
         "counter=0",
@@ -125,7 +125,7 @@ fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
         "counter=0x10",
         "counter",
     ] {
-        let log = assert_refused(&turn, counter, Errno::EINVAL);
+        let log = assert_refused(&lock, counter, Errno::EINVAL);
         assert_says(
             &log,
             "counter= takes a whole number from 1 to 18446744073709551615",
@@ -135,13 +135,13 @@ fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
 
 #[test]
 fn a_counter_that_is_too_large_refuses_to_load_with_erange() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
 
     for counter in [
         "counter=18446744073709551616",
         "counter=99999999999999999999",
     ] {
-        let log = assert_refused(&turn, counter, Errno::ERANGE);
+        let log = assert_refused(&lock, counter, Errno::ERANGE);
         assert_says(
             &log,
             "counter= takes a whole number from 1 to 18446744073709551615",
@@ -151,28 +151,28 @@ fn a_counter_that_is_too_large_refuses_to_load_with_erange() {
 
 #[test]
 fn a_start_that_is_no_bool_refuses_to_load_with_einval() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
 
     for start in ["start=", "start=2", "start=x", "start=o"] {
-        let log = assert_refused(&turn, start, Errno::EINVAL);
+        let log = assert_refused(&lock, start, Errno::EINVAL);
         assert_says(&log, "invalid for parameter `start'");
     }
 }
 
 #[test]
 fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
-    let turn = Turn::take();
-    let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
-    let full = nft::Full::new(hosts[1].net(), Point::Output);
+    let lock = KernelLock::take();
+    let hosts = [Host::new(&lock), Host::new(&lock), Host::new(&lock)];
+    let full = nft::Full::new(hosts[1].net(), HookPoint::Output);
 
-    let log = assert_refused(&turn, "start=1", Errno::E2BIG);
+    let log = assert_refused(&lock, "start=1", Errno::E2BIG);
     assert_says(&log, "start=1: hooks could not be registered");
     for host in &hosts {
         assert_eq!(host.hooks(), []);
     }
 
     drop(full);
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let _kstat = Kstat::started(&lock, "counter=1");
     for host in &hosts {
         host.send_tcp(5);
         assert_eq!(host.nout(), 5);
@@ -181,16 +181,16 @@ fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
 
 #[test]
 fn start_1_leaves_out_a_full_namespace_of_an_unprivileged_user() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     for (hook, point) in [
-        ("local_out", Point::Output),
-        ("post_routing", Point::Postrouting),
+        ("local_out", HookPoint::Output),
+        ("post_routing", HookPoint::Postrouting),
     ] {
         let _user = UserNetns::new(&nft::fill(point));
-        let host = Host::new(&turn);
+        let host = Host::new(&lock);
         let mut log = Log::from_now();
 
-        let kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
+        let kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
 
         assert!(kstat.is_started());
         host.send_tcp(5);
@@ -218,7 +218,7 @@ fn under_another_name() -> Vec<u8> {
 
 #[test]
 fn proc_kstat_of_another_module_refuses_loading_with_a_sentence_and_no_warning() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let folder = Folder::new();
     let other = folder.write("kstau.ko", under_another_name());
     tool::run("insmod", &[&other]);
@@ -227,20 +227,20 @@ fn proc_kstat_of_another_module_refuses_loading_with_a_sentence_and_no_warning()
 
     // The loader keeps EEXIST for a module of the same name, and returns EBUSY when `init` fails with it
     // (do_init_module() in kernel/module/main.c).
-    assert_eq!(module::load(&turn, ""), Err(Errno::EBUSY));
+    assert_eq!(module::load(&lock, ""), Err(Errno::EBUSY));
 
     assert_says(&log.lines(), "/proc/kstat is there already");
     assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
     assert_eq!(file::number(file::COUNTER), 10, "the other module's file");
     assert!(!file::exists("/sys/module/kstat"), "kstat is loaded");
     tool::run("rmmod", &["kstau"]);
-    let _kstat = Kstat::load(&turn, "counter=7");
+    let _kstat = Kstat::load(&lock, "counter=7");
     assert_eq!(file::number(file::COUNTER), 7);
 }
 
 #[test]
 fn insmod_says_what_was_wrong() {
-    let _turn = Turn::take();
+    let _lock = KernelLock::take();
 
     for (parameter, message) in [
         ("hook=foo", "Invalid parameters"),
@@ -262,19 +262,19 @@ fn insmod_says_what_was_wrong() {
 
 #[test]
 fn who_is_not_root_can_neither_load_nor_unload() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     for parameters in ["", "hook=foo", "counter=0", "start=x"] {
         assert_eq!(
-            identity::as_nobody(|| module::load(&turn, parameters)),
+            identity::as_nobody(|| module::load(&lock, parameters)),
             Err(Errno::EPERM),
             "loading kstat {parameters:?}"
         );
         assert!(!module::is_loaded(), "nobody loaded it");
     }
 
-    let _kstat = Kstat::load(&turn, "");
+    let _kstat = Kstat::load(&lock, "");
     assert_eq!(
-        identity::as_nobody(|| module::unload(&turn)),
+        identity::as_nobody(|| module::unload(&lock)),
         Err(Errno::EPERM)
     );
     assert!(module::is_loaded(), "nobody unloaded it");
@@ -282,9 +282,9 @@ fn who_is_not_root_can_neither_load_nor_unload() {
 
 #[test]
 fn it_is_loaded_once() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "counter=7");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "counter=7");
 
-    assert_eq!(module::load(&turn, "counter=8"), Err(Errno::EEXIST));
+    assert_eq!(module::load(&lock, "counter=8"), Err(Errno::EEXIST));
     assert_eq!(file::number(file::COUNTER), 7);
 }

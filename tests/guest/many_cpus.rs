@@ -6,11 +6,11 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         cpu,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         module::Kstat,
-        nft::Point,
+        nft::HookPoint,
     },
 };
 use std::{
@@ -24,12 +24,12 @@ const EACH: u64 = 250_004;
 
 #[track_caller]
 fn assert_exact(n: u64) {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let cpus = cpu::count();
     let packets = EACH * cpus as u64;
-    let _kstat = Kstat::started(&turn, &format!("counter={n}"));
-    let host = Host::new(&turn);
-    let nft = host.nft(Point::Output);
+    let _kstat = Kstat::started(&lock, &format!("counter={n}"));
+    let host = Host::new(&lock);
+    let nft = host.nft(HookPoint::Output);
     let sending = AtomicBool::new(true);
     let reads: Vec<_> = (0..cpus).map(|_| AtomicU64::new(0)).collect();
 

@@ -4,8 +4,8 @@
 
 use kstat_tests::{
     guest::{
-        background::while_repeating, exclusive::Turn, file, host::Host, memory, module::Kstat,
-        netns::Netns, nft::Point,
+        background::while_repeating, exclusive::KernelLock, file, host::Host, memory,
+        module::Kstat, netns::Netns, nft::HookPoint,
     },
     wait,
 };
@@ -17,9 +17,9 @@ const AT_HAND: u64 = 8;
 
 #[test]
 fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "counter=1");
-    let other = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "counter=1");
+    let other = Host::new(&lock);
     let traffic = other.traffic();
     let before = memory::objects_of("net_namespace");
     // Even while nobody switches; what was switched last is said by the number's second bit.
@@ -66,7 +66,7 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
         let hosts: Vec<_> = (0..NAMESPACES)
             .map(|_| {
                 steps.fetch_add(1, Ordering::SeqCst);
-                Host::new(&turn)
+                Host::new(&lock)
             })
             .collect();
 
@@ -95,7 +95,7 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
     // Now that nobody switches, each is counted as nftables does it.
     kstat.start();
     for (i, host) in hosts.iter().enumerate() {
-        let nft = host.nft(Point::Output);
+        let nft = host.nft(HookPoint::Output);
         let nout = host.nout();
 
         host.send_tcp(1 + i as u64 % 5);

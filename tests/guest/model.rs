@@ -4,7 +4,7 @@
 
 use kstat_tests::{
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT},
         host::Host,
         module::Kstat,
@@ -73,13 +73,13 @@ impl Model {
 fn every_read_is_as_the_model_says_whatever_is_done() {
     const CASES: u32 = 80;
 
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
-    let initial = Host::initial(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let initial = Host::initial(&lock);
     let (reads, packets) = (AtomicU64::new(0), AtomicU64::new(0));
 
     let result = seed::runner(CASES).run(&prop::collection::vec(action(), 1..60), |actions| {
-        let host = Host::new(&turn);
+        let host = Host::new(&lock);
         let mut model = Model {
             counts: false,
             total: 0,

@@ -4,12 +4,12 @@
 
 use kstat_tests::{
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT},
         host::Host,
         module::Kstat,
         netns::Netns,
-        nft::Point,
+        nft::HookPoint,
     },
     tool, wait,
 };
@@ -17,11 +17,11 @@ use std::fs::OpenOptions;
 
 #[test]
 fn two_with_their_own_traffic_and_n_disturb_each_other_in_nothing() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let initial = Host::initial(&turn);
-    let (a, b) = (Host::new(&turn), Host::new(&turn));
-    let (nft_a, nft_b) = (a.nft(Point::Output), b.nft(Point::Output));
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let initial = Host::initial(&lock);
+    let (a, b) = (Host::new(&lock), Host::new(&lock));
+    let (nft_a, nft_b) = (a.nft(HookPoint::Output), b.nft(HookPoint::Output));
 
     a.set_counter(7);
     b.set_counter(100);
@@ -46,10 +46,10 @@ fn two_with_their_own_traffic_and_n_disturb_each_other_in_nothing() {
 
 #[test]
 fn they_disturb_each_other_in_nothing_while_both_send_on_all_cpus() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let (a, b) = (Host::new(&turn), Host::new(&turn));
-    let (nft_a, nft_b) = (a.nft(Point::Output), b.nft(Point::Output));
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let (a, b) = (Host::new(&lock), Host::new(&lock));
+    let (nft_a, nft_b) = (a.nft(HookPoint::Output), b.nft(HookPoint::Output));
 
     let (traffic_a, traffic_b) = (a.traffic(), b.traffic());
     traffic_a.wait_for(500);
@@ -64,11 +64,11 @@ fn they_disturb_each_other_in_nothing_while_both_send_on_all_cpus() {
 
 #[test]
 fn one_made_while_kstat_counts_is_counted_from_its_first_packet() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
 
     for packets in [1, 10] {
-        let host = Host::new(&turn);
+        let host = Host::new(&lock);
         host.send_tcp(packets);
         assert_eq!(host.nout(), packets);
     }
@@ -76,9 +76,9 @@ fn one_made_while_kstat_counts_is_counted_from_its_first_packet() {
 
 #[test]
 fn one_made_while_kstat_is_stopped_is_counted_after_start() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let host = Host::new(&lock);
 
     host.send_tcp(5);
     kstat.start();
@@ -88,9 +88,9 @@ fn one_made_while_kstat_is_stopped_is_counted_after_start() {
 
 #[test]
 fn one_made_before_kstat_was_loaded_is_counted() {
-    let turn = Turn::take();
-    let host = Host::new(&turn);
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
+    let _kstat = Kstat::started(&lock, "counter=1");
 
     host.send_tcp(5);
     assert_eq!(host.nout(), 5);
@@ -98,17 +98,17 @@ fn one_made_before_kstat_was_loaded_is_counted() {
 
 #[test]
 fn the_first_n_of_each_is_that_of_the_load() {
-    let turn = Turn::take();
-    let before = Host::new(&turn);
-    let kstat = Kstat::load(&turn, "counter=100");
-    let after = Host::new(&turn);
+    let lock = KernelLock::take();
+    let before = Host::new(&lock);
+    let kstat = Kstat::load(&lock, "counter=100");
+    let after = Host::new(&lock);
     assert_eq!((before.counter(), after.counter()), (100, 100));
 
     // However N is set in others.
-    Host::initial(&turn).set_counter(7);
+    Host::initial(&lock).set_counter(7);
     before.set_counter(8);
     kstat.start();
-    assert_eq!(Host::new(&turn).counter(), 100);
+    assert_eq!(Host::new(&lock).counter(), 100);
     assert_eq!((before.counter(), after.counter()), (8, 100));
     assert_eq!(
         file::read("/sys/module/kstat/parameters/counter"),
@@ -121,11 +121,11 @@ fn the_first_n_of_each_is_that_of_the_load() {
 fn one_that_goes_away_takes_its_count_and_its_n_with_it() {
     const NAME: &str = "kstat-test";
 
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
     let make = || {
         tool::run("ip", &["netns", "add", NAME]);
-        Host::with_netns(&turn, Netns::open(&format!("/run/netns/{NAME}")))
+        Host::with_netns(&lock, Netns::open(&format!("/run/netns/{NAME}")))
     };
 
     let first = make();
@@ -145,9 +145,9 @@ fn one_that_goes_away_takes_its_count_and_its_n_with_it() {
 
 #[test]
 fn a_descriptor_shows_that_in_which_it_was_opened_whoever_reads_it() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let (a, b) = (Host::new(&turn), Host::new(&turn));
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let (a, b) = (Host::new(&lock), Host::new(&lock));
     a.send_tcp(5);
     b.send_tcp(7);
 
@@ -171,9 +171,9 @@ fn a_descriptor_shows_that_in_which_it_was_opened_whoever_reads_it() {
 fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
     const PEER: &str = "kstat-test1";
 
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     let nout = host.open(NOUT, OpenOptions::new().read(true));
     host.send_tcp(5);
 

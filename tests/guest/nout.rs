@@ -6,7 +6,7 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         background::while_repeating,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         identity,
@@ -23,17 +23,17 @@ use std::{
 
 #[test]
 fn it_is_0444_and_roots() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
 
     file::assert_roots(NOUT, 0o444);
 }
 
 #[test]
 fn everybody_can_read_it() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     host.send_tcp(10);
 
     assert_eq!(
@@ -45,9 +45,9 @@ fn everybody_can_read_it() {
 
 #[test]
 fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     host.send_tcp(25);
 
     for text in ["1\n", "0\n", "", "ten"] {
@@ -62,9 +62,9 @@ fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
 
 #[test]
 fn root_is_refused_a_write_with_no_effect() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     host.send_tcp(25);
 
     for text in ["1\n", "0\n", "", "ten", "99999999999999999999"] {
@@ -79,9 +79,9 @@ fn root_is_refused_a_write_with_no_effect() {
 
 #[test]
 fn taken_byte_by_byte_while_packets_flow_it_is_one_text_and_the_new_one_from_the_start_again() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     let mut file = host.open(NOUT, OpenOptions::new().read(true));
 
     // The next packet changes all digits, and the length of the text.
@@ -107,9 +107,9 @@ fn taken_byte_by_byte_while_packets_flow_it_is_one_text_and_the_new_one_from_the
 
 #[test]
 fn a_descriptor_shows_the_new_value_whenever_it_is_read_from_the_start() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     let file = host.open(NOUT, OpenOptions::new().read(true));
 
     for sent in 0..20 {
@@ -156,9 +156,9 @@ impl<'a> Reader<'a> {
 fn no_reader_on_any_cpu_sees_a_smaller_value_than_one_read_before() {
     const ROUNDS: usize = 20;
 
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     let newest = AtomicU64::new(0);
     let readers = [Reader::new(&host, &newest), Reader::new(&host, &newest)];
 

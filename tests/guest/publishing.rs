@@ -3,13 +3,13 @@
 //! When nout moves, and to what: `nout = B + floor((T - B) / N) * N`, where T is the packets counted
 //! so far, and B what nout showed when N was last set.
 
-use kstat_tests::guest::{exclusive::Turn, host::Host, module::Kstat};
+use kstat_tests::guest::{exclusive::KernelLock, host::Host, module::Kstat};
 
 #[test]
 fn nout_moves_on_every_nth_packet_and_shows_the_count_at_that_packet() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
 
     for sent in 0..=35 {
         assert_eq!(host.nout(), sent / 10 * 10, "after {sent} packets");
@@ -19,9 +19,9 @@ fn nout_moves_on_every_nth_packet_and_shows_the_count_at_that_packet() {
 
 #[test]
 fn after_25_packets_nout_is_20_after_30_it_is_30_and_with_n_7_from_there_30_until_37() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     assert_eq!(host.counter(), 10);
 
     host.send_tcp(25);
@@ -43,9 +43,9 @@ fn after_25_packets_nout_is_20_after_30_it_is_30_and_with_n_7_from_there_30_unti
 
 #[test]
 fn steps_are_counted_from_what_nout_showed_when_n_was_set() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     host.send_tcp(25);
 
     host.set_counter(7);
@@ -60,9 +60,9 @@ fn steps_are_counted_from_what_nout_showed_when_n_was_set() {
 
 #[test]
 fn a_smaller_n_publishes_at_once_what_is_a_whole_number_of_steps() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=100");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=100");
+    let host = Host::new(&lock);
     host.send_tcp(99);
     assert_eq!(host.nout(), 0);
 
@@ -74,9 +74,9 @@ fn a_smaller_n_publishes_at_once_what_is_a_whole_number_of_steps() {
 
 #[test]
 fn setting_n_never_makes_nout_go_back_and_every_read_is_as_the_formula_says() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     let (mut total, mut base, mut n) = (0, 0, 10);
     let mut shown = 0;
 
@@ -126,9 +126,9 @@ fn setting_n_never_makes_nout_go_back_and_every_read_is_as_the_formula_says() {
 
 #[test]
 fn with_the_largest_n_nout_stands_still() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     host.send_tcp(25);
 
     host.set_counter(u64::MAX);
@@ -141,9 +141,9 @@ fn with_the_largest_n_nout_stands_still() {
 
 #[test]
 fn the_count_survives_stop_and_start_with_what_is_not_published_yet() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
 
     host.send_tcp(25);
     kstat.stop();
@@ -159,14 +159,14 @@ fn the_count_survives_stop_and_start_with_what_is_not_published_yet() {
 
 #[test]
 fn a_module_that_is_loaded_again_begins_at_0_and_with_n_10() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     host.send_tcp(5);
     assert_eq!(host.nout(), 5);
     kstat.unload();
 
-    let _kstat = Kstat::started(&turn, "");
+    let _kstat = Kstat::started(&lock, "");
     assert_eq!((host.nout(), host.counter()), (0, 10));
     host.send_tcp(10);
     assert_eq!(host.nout(), 10);

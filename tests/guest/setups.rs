@@ -11,7 +11,7 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         cgroup::Denied,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file,
         frames::Frames,
         host::Host,
@@ -19,7 +19,7 @@ use kstat_tests::{
         module::Kstat,
         netns::Netns,
         network::Network,
-        nft::{self, Point, TcpCounter},
+        nft::{self, HookPoint, TcpCounter},
         packet, proc_net_snmp, tcp,
     },
     tool, wait,
@@ -48,20 +48,20 @@ const NEAR: [IpAddr; 2] = [
 ];
 
 /// Calls `test` once for each value of the parameter `hook`, with a network of its own.
-fn at_each_hook(test: impl Fn(Point, &Network<'_>)) {
-    at(Point::Output, &test);
-    at(Point::Postrouting, &test);
+fn at_each_hook(test: impl Fn(HookPoint, &Network<'_>)) {
+    at(HookPoint::Output, &test);
+    at(HookPoint::Postrouting, &test);
 }
 
 /// Calls `test` while kstat counts at `point`.
-fn at(point: Point, test: impl Fn(Point, &Network<'_>)) {
-    let turn = Turn::take();
+fn at(point: HookPoint, test: impl Fn(HookPoint, &Network<'_>)) {
+    let lock = KernelLock::take();
     let hook = match point {
-        Point::Output => "local_out",
-        Point::Postrouting => "post_routing",
+        HookPoint::Output => "local_out",
+        HookPoint::Postrouting => "post_routing",
     };
-    let _kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
-    let network = Network::new(&turn);
+    let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
+    let network = Network::new(&lock);
 
     println!("hook={hook}:");
     for host in [&network.near, &network.far] {
@@ -301,8 +301,8 @@ fn assert_encrypted_is_counted(transform: Transform, post_routing: u64) {
         assert_frames(&plain, 0, "TCP from near on the wire");
         let nout = counter.assert_agrees_when_quiet();
         match point {
-            Point::Output => assert_agrees(nout, segments, "OutSegs"),
-            Point::Postrouting => assert_agrees(
+            HookPoint::Output => assert_agrees(nout, segments, "OutSegs"),
+            HookPoint::Postrouting => assert_agrees(
                 nout,
                 post_routing * segments,
                 &format!("{post_routing} times OutSegs"),
@@ -355,7 +355,7 @@ fn packet_that_ipcomp_leaves_as_it_is_passes_each_hook_twice() {
 
 #[test]
 fn packet_of_an_offloaded_flow_does_not_pass_post_routing() {
-    at(Point::Postrouting, |point, network| {
+    at(HookPoint::Postrouting, |point, network| {
         const ROUNDS: u64 = 10;
 
         let router = &network.router;
@@ -485,7 +485,7 @@ fn join(network: &Network<'_>) {
 /// Asserts that `router` forwards the frames between `near` and `far`, and that kstat and nftables
 /// count `passes` passes for each.
 #[track_caller]
-fn assert_forwarded_frames_are_counted(network: &Network<'_>, point: Point, passes: u64) {
+fn assert_forwarded_frames_are_counted(network: &Network<'_>, point: HookPoint, passes: u64) {
     let counter = TcpCounter::new(&network.router, point);
     let to_near = Frames::of_tcp(&network.near, "eth0");
     let to_far = Frames::of_tcp(&network.far, "eth0");
@@ -592,8 +592,8 @@ fn frame_that_a_bridge_with_br_netfilter_forwards_passes_post_routing_once() {
         });
 
         let passes = match point {
-            Point::Output => 0,
-            Point::Postrouting => 1,
+            HookPoint::Output => 0,
+            HookPoint::Postrouting => 1,
         };
         assert_forwarded_frames_are_counted(network, point, passes);
     });
@@ -648,10 +648,10 @@ fn packet_that_an_ipvs_director_forwards_to_a_server_passes_its_local_out() {
 
         assert_frames(&to_far, near_segments(network), "TCP to the real server");
         match point {
-            Point::Output => {
+            HookPoint::Output => {
                 assert_router_counts(network, &counter, to_far.count(), "frames to the server")
             }
-            Point::Postrouting => assert_router_counts(
+            HookPoint::Postrouting => assert_router_counts(
                 network,
                 &counter,
                 to_far.count() + to_near.count(),
@@ -692,8 +692,10 @@ fn copy_that_nft_dup_makes_on_a_router_passes_both_hooks() {
         let segments = near_segments(network);
         assert_frames(&to_far, 2 * segments, "TCP to far, with copies");
         match point {
-            Point::Output => assert_router_counts(network, &counter, segments, "near's OutSegs"),
-            Point::Postrouting => assert_router_counts(
+            HookPoint::Output => {
+                assert_router_counts(network, &counter, segments, "near's OutSegs")
+            }
+            HookPoint::Postrouting => assert_router_counts(
                 network,
                 &counter,
                 2 * segments + to_near.count(),
@@ -729,13 +731,13 @@ fn packet_that_a_router_routes_into_a_vrf_passes_local_out_once_and_post_routing
         let segments = near_segments(network);
         assert_frames(&to_far, segments, "TCP from near to far");
         match point {
-            Point::Output => assert_router_counts(
+            HookPoint::Output => assert_router_counts(
                 network,
                 &counter,
                 to_far.count(),
                 "frames that go into the VRF",
             ),
-            Point::Postrouting => assert_router_counts(
+            HookPoint::Postrouting => assert_router_counts(
                 network,
                 &counter,
                 2 * to_far.count() + to_near.count(),
@@ -940,7 +942,7 @@ fn packet_to_a_neighbour_that_does_not_answer_is_counted() {
 
 #[test]
 fn router_that_merges_packets_by_gro_counts_fewer_than_the_frames_that_it_receives_and_sends() {
-    at(Point::Postrouting, |point, network| {
+    at(HookPoint::Postrouting, |point, network| {
         let (near, router) = (&network.near, &network.router);
         near.run(|| tool::run("ethtool", &["-K", "eth0", "tso", "off", "gso", "off"]));
         // This gives the veth device a NAPI instance. It passes frames on after a millisecond.
@@ -1011,7 +1013,7 @@ fn use_conntrack(host: &Host<'_>) {
 #[track_caller]
 fn assert_order(host: &Host<'_>, order: [&str; 2]) {
     for family in ["ip", "ip6"] {
-        let modules = nft::last_modules(host.net(), family, Point::Postrouting);
+        let modules = nft::last_modules(host.net(), family, HookPoint::Postrouting);
 
         println!("{family} postrouting 2147483647: {modules:?}");
         assert_eq!(modules, order, "{family}");
@@ -1020,9 +1022,9 @@ fn assert_order(host: &Host<'_>, order: [&str; 2]) {
 
 #[test]
 fn hook_that_starts_after_conntrack_runs_before_its_confirmation() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "hook=post_routing");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "hook=post_routing");
+    let host = Host::new(&lock);
 
     use_conntrack(&host);
     kstat.start();
@@ -1031,9 +1033,9 @@ fn hook_that_starts_after_conntrack_runs_before_its_confirmation() {
 
 #[test]
 fn hook_that_starts_before_conntrack_runs_after_its_confirmation() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "hook=post_routing");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "hook=post_routing");
+    let host = Host::new(&lock);
 
     use_conntrack(&host);
     assert_order(&host, ["nf_conntrack", "kstat"]);
@@ -1041,14 +1043,14 @@ fn hook_that_starts_before_conntrack_runs_after_its_confirmation() {
 
 #[test]
 fn conntrack_has_no_hook_at_the_last_priority_of_local_out() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "hook=local_out");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "hook=local_out");
+    let host = Host::new(&lock);
 
     use_conntrack(&host);
     for family in ["ip", "ip6"] {
         assert_eq!(
-            nft::last_modules(host.net(), family, Point::Output),
+            nft::last_modules(host.net(), family, HookPoint::Output),
             ["kstat"],
             "{family}"
         );
@@ -1057,9 +1059,9 @@ fn conntrack_has_no_hook_at_the_last_priority_of_local_out() {
 
 #[test]
 fn conntrack_confirms_at_the_last_priority_except_at_local_in_of_ipv6() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "hook=post_routing");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "hook=post_routing");
+    let host = Host::new(&lock);
     assert_eq!(nft::hooks_of(host.net(), "nf_confirm [nf_conntrack]"), []);
 
     use_conntrack(&host);
@@ -1081,5 +1083,5 @@ fn conntrack_confirms_at_the_last_priority_except_at_local_in_of_ipv6() {
         .map(|(family, point, priority)| (family.to_owned(), point.to_owned(), priority))
     );
     // kstat is beside it.
-    assert_eq!(host.hooks(), nft::one_per_family(Point::Postrouting));
+    assert_eq!(host.hooks(), nft::one_per_family(HookPoint::Postrouting));
 }

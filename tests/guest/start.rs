@@ -4,14 +4,14 @@
 
 use kstat_tests::{
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, START},
         host::Host,
         identity,
         log::Log,
         module::Kstat,
         netns::Netns,
-        nft::{self, Point},
+        nft::{self, HookPoint},
         proc_net_snmp,
         unprivileged::UserNetns,
     },
@@ -21,8 +21,8 @@ use nix::errno::Errno;
 
 #[test]
 fn it_is_0644_and_roots() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
 
     file::assert_roots(START, 0o644);
 }
@@ -32,9 +32,9 @@ fn it_takes_what_the_kernels_own_bool_parameters_take_and_reads_back_1_or_0() {
     const YES: [&str; 8] = ["1", "y", "Y", "t", "T", "on", "On", "ON"];
     const NO: [&str; 8] = ["0", "n", "N", "f", "F", "off", "Off", "OFF"];
 
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let host = Host::new(&lock);
 
     for (yes, no) in YES.into_iter().zip(NO) {
         for end in ["", "\n"] {
@@ -49,9 +49,9 @@ fn it_takes_what_the_kernels_own_bool_parameters_take_and_reads_back_1_or_0() {
 
 #[test]
 fn what_is_no_bool_is_refused_with_einval_and_changes_nothing() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let host = Host::new(&lock);
 
     for started in [false, true] {
         for text in ["\n", " ", "2", "x", "o", "-1", " 1", "\n1"] {
@@ -71,8 +71,8 @@ fn what_is_no_bool_is_refused_with_einval_and_changes_nothing() {
 
 #[test]
 fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "");
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
 
     for started in [false, true] {
         for text in ["1", "0", "x", ""] {
@@ -89,9 +89,9 @@ fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
 
 #[test]
 fn to_start_what_is_started_and_to_stop_what_is_stopped_changes_nothing() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let host = Host::new(&lock);
 
     kstat.stop();
     assert_eq!(host.hooks(), [], "stopped twice");
@@ -100,7 +100,7 @@ fn to_start_what_is_started_and_to_stop_what_is_stopped_changes_nothing() {
     }
     assert_eq!(
         host.hooks(),
-        nft::one_per_family(Point::Output),
+        nft::one_per_family(HookPoint::Output),
         "started three times"
     );
     host.send_tcp(5);
@@ -114,9 +114,9 @@ fn to_start_what_is_started_and_to_stop_what_is_stopped_changes_nothing() {
 
 #[test]
 fn not_started_there_is_no_hook_in_any_namespace_and_nout_stands_still() {
-    let turn = Turn::take();
-    let _kstat = Kstat::load(&turn, "counter=1");
-    let hosts = [Host::initial(&turn), Host::new(&turn), Host::new(&turn)];
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "counter=1");
+    let hosts = [Host::initial(&lock), Host::new(&lock), Host::new(&lock)];
 
     for host in &hosts {
         assert_eq!(host.hooks(), []);
@@ -127,16 +127,16 @@ fn not_started_there_is_no_hook_in_any_namespace_and_nout_stands_still() {
 
 #[test]
 fn started_there_is_one_hook_for_each_family_in_each_namespace_at_the_last_priority() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let hosts = [Host::initial(&turn), Host::new(&turn), Host::new(&turn)];
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let hosts = [Host::initial(&lock), Host::new(&lock), Host::new(&lock)];
 
     kstat.start();
 
-    let new = Host::new(&turn);
+    let new = Host::new(&lock);
     for host in hosts.iter().chain([&new]) {
         let hooks = host.hooks();
-        assert_eq!(hooks, nft::one_per_family(Point::Output));
+        assert_eq!(hooks, nft::one_per_family(HookPoint::Output));
         assert!(
             hooks.iter().all(|hook| hook.priority == 2_147_483_647),
             "{hooks:?}"
@@ -146,16 +146,16 @@ fn started_there_is_one_hook_for_each_family_in_each_namespace_at_the_last_prior
 
 #[test]
 fn stopped_there_is_no_hook_in_any_namespace_and_nout_stands_still() {
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "counter=1");
-    let hosts = [Host::initial(&turn), Host::new(&turn), Host::new(&turn)];
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "counter=1");
+    let hosts = [Host::initial(&lock), Host::new(&lock), Host::new(&lock)];
     for host in &hosts {
         host.send_tcp(25);
     }
 
     kstat.stop();
 
-    let new = Host::new(&turn);
+    let new = Host::new(&lock);
     for (host, nout) in hosts.iter().map(|host| (host, 25)).chain([(&new, 0)]) {
         assert_eq!(host.hooks(), []);
         host.send_tcp(25);
@@ -165,9 +165,9 @@ fn stopped_there_is_no_hook_in_any_namespace_and_nout_stands_still() {
 
 #[test]
 fn every_packet_after_the_write_of_1_is_counted_and_none_after_the_write_of_0() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let hosts = [Host::initial(&turn), Host::new(&turn), Host::new(&turn)];
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let hosts = [Host::initial(&lock), Host::new(&lock), Host::new(&lock)];
 
     for round in 1..=20 {
         kstat.start();
@@ -184,9 +184,9 @@ fn every_packet_after_the_write_of_1_is_counted_and_none_after_the_write_of_0() 
 
 #[test]
 fn when_the_write_of_0_returns_no_cpu_counts_any_more() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let host = Host::new(&lock);
     let traffic = host.traffic();
 
     for _ in 0..10 {
@@ -205,14 +205,14 @@ fn when_the_write_of_0_returns_no_cpu_counts_any_more() {
 
 #[test]
 fn a_failure_to_start_leaves_it_stopped_everywhere_and_gives_the_errno() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let before = Host::new(&turn);
-    let full = Host::new(&turn);
-    let after = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let before = Host::new(&lock);
+    let full = Host::new(&lock);
+    let after = Host::new(&lock);
     let hosts = [&before, &full, &after];
     let mut log = Log::from_now();
-    let places = nft::Full::new(full.net(), Point::Output);
+    let places = nft::Full::new(full.net(), HookPoint::Output);
 
     assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
 
@@ -248,13 +248,13 @@ fn refused_connections(net: &Netns) -> u64 {
 #[test]
 fn start_leaves_out_a_full_namespace_of_an_unprivileged_user_and_says_so() {
     for (hook, point) in [
-        ("local_out", Point::Output),
-        ("post_routing", Point::Postrouting),
+        ("local_out", HookPoint::Output),
+        ("post_routing", HookPoint::Postrouting),
     ] {
-        let turn = Turn::take();
-        let kstat = Kstat::load(&turn, &format!("counter=1 hook={hook}"));
+        let lock = KernelLock::take();
+        let kstat = Kstat::load(&lock, &format!("counter=1 hook={hook}"));
         let user = UserNetns::new(&nft::fill(point));
-        let hosts = [Host::initial(&turn), Host::new(&turn)];
+        let hosts = [Host::initial(&lock), Host::new(&lock)];
         let nout = || user.net().run(|| file::number(file::NOUT));
         let mut log = Log::from_now();
 
@@ -301,11 +301,11 @@ fn start_leaves_out_a_full_namespace_of_an_unprivileged_user_and_says_so() {
 
 #[test]
 fn start_fails_with_e2big_if_the_initial_namespace_is_full() {
-    let turn = Turn::take();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let initial = Host::initial(&turn);
-    let other = Host::new(&turn);
-    let places = nft::Full::new(initial.net(), Point::Output);
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "counter=1");
+    let initial = Host::initial(&lock);
+    let other = Host::new(&lock);
+    let places = nft::Full::new(initial.net(), HookPoint::Output);
 
     assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
 

@@ -7,14 +7,14 @@ use kstat_tests::{
     assert_agrees,
     guest::{
         daemon::{Daemon, Folder},
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         iptables::TcpRules,
         module::Kstat,
         netns::Netns,
         network::Network,
-        nft::{Point, TcpCounter},
+        nft::{HookPoint, TcpCounter},
         proc_net_snmp, tcp,
     },
     seed, tool, wait,
@@ -38,12 +38,12 @@ struct Sent {
 /// nftables have counted the same on every host.
 #[track_caller]
 fn assert_agree_at(hook: &str, traffic: impl FnOnce(&Network<'_>)) -> Sent {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, &format!("counter=1 hook={hook}"));
-    let network = Network::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
+    let network = Network::new(&lock);
     let point = match hook {
-        "local_out" => Point::Output,
-        _ => Point::Postrouting,
+        "local_out" => HookPoint::Output,
+        _ => HookPoint::Postrouting,
     };
     let hosts = [&network.near, &network.router, &network.far];
     let counters = hosts.map(|host| TcpCounter::new(host, point));
@@ -117,7 +117,7 @@ fn iperf3_both_ways_with_gso_super_packets() {
             iperf3(&network.far, &network.near, address, &["-n", "3M"]);
             iperf3(&network.far, &network.near, address, &["-n", "3M", "-R"]);
         }
-        let packets = TcpCounter::packets_of(&network.near, Point::Output).total();
+        let packets = TcpCounter::packets_of(&network.near, HookPoint::Output).total();
         let segments = proc_net_snmp::tcp_segments(&network.near);
         println!("near sent {packets} packets, and {segments} segments by /proc/net/snmp");
         assert!(packets < segments, "none was a super-packet");
@@ -481,10 +481,10 @@ fn a_connection_that_a_process_of_another_namespace_uses() {
 
 #[test]
 fn a_busy_loopback() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
+    let nft = host.nft(HookPoint::Output);
 
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         iperf3(

@@ -3,7 +3,7 @@
 //! What the tests of kstat are made of: the module, hosts that send packets, and those whose word
 //! kstat's is compared with.
 //!
-//! A test takes its [`Turn`](guest::exclusive::Turn), loads [`Kstat`](guest::module::Kstat), and makes
+//! A test takes its [`KernelLock`](guest::exclusive::KernelLock), loads [`Kstat`](guest::module::Kstat), and makes
 //! [`Host`](guest::host::Host)s, each in a network namespace of its own, so that no test sees the packets
 //! of another. What fails says what was attempted, and panics.
 

@@ -6,11 +6,11 @@ use kstat_tests::{
     guest::{
         background::while_repeating,
         cpu::{self, Offline},
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, NOUT},
         host::Host,
         module::Kstat,
-        nft::Point,
+        nft::HookPoint,
         setting, tcp,
     },
     scale::{did, times},
@@ -23,8 +23,8 @@ use std::{
 
 /// A host whose kernel sends TCP packets by itself, in softirqs that interrupt whoever is sending:
 /// its loopback is late, so what answers is set off by a timer.
-fn host_that_interrupts_itself(turn: &Turn) -> Host<'_> {
-    let host = Host::new(turn);
+fn host_that_interrupts_itself(lock: &KernelLock) -> Host<'_> {
+    let host = Host::new(lock);
 
     host.run(|| {
         tool::run(
@@ -43,10 +43,10 @@ fn talk_to_itself(host: &Host<'_>) {
 
 #[test]
 fn packets_that_interrupt_each_other() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = host_that_interrupts_itself(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = host_that_interrupts_itself(&lock);
+    let nft = host.nft(HookPoint::Output);
     let rounds = times(15);
     let _closely = setting::watch_closely();
     let read_often = || {
@@ -69,10 +69,10 @@ fn packets_that_interrupt_each_other() {
 
 #[test]
 fn cpus_that_go_offline_and_online() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let host = host_that_interrupts_itself(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = host_that_interrupts_itself(&lock);
+    let nft = host.nft(HookPoint::Output);
     let rounds = times(10);
     let cpus = cpu::count();
 

@@ -6,8 +6,8 @@
 use kstat_tests::{
     guest::{
         background::while_repeating,
-        blocked_write::StuckWrite,
-        exclusive::Turn,
+        blocked_write::BlockedWrite,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT},
         host::Host,
         module::{self, Kstat},
@@ -53,7 +53,7 @@ fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
 
 #[test]
 fn unloading_with_descriptors_in_every_state() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
     // Each has three namespaces.
@@ -61,11 +61,11 @@ fn unloading_with_descriptors_in_every_state() {
     let mut readings = 0;
 
     {
-        let busy = Host::new(&turn);
+        let busy = Host::new(&lock);
         let traffic = busy.bursts();
 
         for _ in 0..rounds {
-            let kstat = Kstat::started(&turn, "counter=1");
+            let kstat = Kstat::started(&lock, "counter=1");
             let other = Netns::new();
             let read_write = {
                 let mut options = OpenOptions::new();
@@ -86,7 +86,7 @@ fn unloading_with_descriptors_in_every_state() {
             for descriptor in &half_read {
                 assert_eq!(descriptor.read_at(&mut [0], 0).expect("a byte"), 1);
             }
-            let stuck = StuckWrite::new(busy.open(COUNTER, &read_write), 2);
+            let stuck = BlockedWrite::new(busy.open(COUNTER, &read_write), 2);
             kstat.forget();
 
             thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn unloading_with_descriptors_in_every_state() {
                         scope.spawn(move || other.run(|| read_to_the_end(path, descriptor)))
                     })
                     .collect();
-                let unloading = scope.spawn(|| module::unload(&turn));
+                let unloading = scope.spawn(|| module::unload(&lock));
 
                 // Which waits for who is in a write.
                 wait::until("the files were gone", || !file::exists(NOUT));
@@ -126,9 +126,9 @@ fn unloading_with_descriptors_in_every_state() {
 
 #[test]
 fn unloading_lets_go_of_namespaces_that_descriptors_have_kept() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let kstat = Kstat::started(&turn, "counter=1");
+    let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
     let kept: Vec<_> = (0..2 * netns::ENOUGH)
         .map(|_| Netns::new().run(|| file::reader(NOUT)))
@@ -142,11 +142,11 @@ fn unloading_lets_go_of_namespaces_that_descriptors_have_kept() {
 
 #[test]
 fn descriptors_that_keep_their_namespace_and_let_it_go() {
-    let turn = Turn::take();
-    let busy = Host::new(&turn);
+    let lock = KernelLock::take();
+    let busy = Host::new(&lock);
     let traffic = busy.bursts();
     let _quick = setting::expedite_grace_periods();
-    let kstat = Kstat::started(&turn, "counter=1");
+    let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
     // Each has two namespaces.
     let rounds = times(60).max(netns::ENOUGH.div_ceil(2));

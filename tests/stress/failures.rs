@@ -8,7 +8,7 @@
 
 use kstat_tests::{
     guest::{
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT, START},
         host::Host,
         module::{self, Kstat},
@@ -87,11 +87,11 @@ fn assert_counted(hosts: &[Host<'_>], counted: bool) {
 
 #[test]
 fn loading() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
-    let hosts = [Host::new(&turn), Host::new(&turn)];
-    let traffic = Host::new(&turn).trickle();
+    let hosts = [Host::new(&lock), Host::new(&lock)];
+    let traffic = Host::new(&lock).trickle();
     let object = file::reader(&module::object());
 
     // What can fail without start=1 is what can fail first with it.
@@ -107,11 +107,11 @@ fn loading() {
             "rust_helper_krealloc_node_align",
             "vfs_kern_mount",
         ],
-        || module::load_from(&turn, &object, "start=1 counter=1"),
+        || module::load_from(&lock, &object, "start=1 counter=1"),
         |result| match result {
             Ok(()) => {
                 assert_counted(&hosts, true);
-                module::unload(&turn).expect("unloading");
+                module::unload(&lock).expect("unloading");
             }
             Err(_) => assert!(
                 !module::is_loaded(),
@@ -124,12 +124,12 @@ fn loading() {
 
 #[test]
 fn starting() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let faults = Faults::allow();
-    let hosts = [Host::new(&turn), Host::new(&turn), Host::new(&turn)];
-    let traffic = Host::new(&turn).trickle();
-    let kstat = Kstat::load(&turn, "counter=1");
+    let hosts = [Host::new(&lock), Host::new(&lock), Host::new(&lock)];
+    let traffic = Host::new(&lock).trickle();
+    let kstat = Kstat::load(&lock, "counter=1");
     let start = |what, functions: &[&str]| {
         fail_one_by_one(
             what,
@@ -161,13 +161,13 @@ fn starting() {
 
 #[test]
 fn making_a_namespace() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
     let faults = Faults::allow();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let traffic = Host::new(&turn).trickle();
-    let host = Host::new(&turn);
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let traffic = Host::new(&lock).trickle();
+    let host = Host::new(&lock);
     // All that the kernel's own parts of a namespace take is a thousand allocations.
     faults.only_in_kstat();
 
@@ -184,7 +184,7 @@ fn making_a_namespace() {
                 ],
                 || unshare(CloneFlags::CLONE_NEWNET),
                 |result| match result {
-                    Ok(()) => assert_counted(&[Host::with_netns(&turn, Netns::current())], true),
+                    Ok(()) => assert_counted(&[Host::with_netns(&lock, Netns::current())], true),
                     Err(error) => {
                         assert_eq!(error, Errno::ENOMEM);
                         assert_counted(std::slice::from_ref(&host), true);
@@ -202,11 +202,11 @@ fn making_a_namespace() {
 
 #[test]
 fn opening_reading_and_writing() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let before = netns::settled_count();
     let faults = Faults::allow();
-    let _kstat = Kstat::started(&turn, "counter=1");
-    let traffic = Host::new(&turn).trickle();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let traffic = Host::new(&lock).trickle();
 
     // In a thread that may leave its namespace for good.
     thread::scope(|scope| {
@@ -267,7 +267,7 @@ fn by_chance() {
     // A few rounds may have no failure, or nothing but failures; not so many.
     const ENOUGH: u64 = 100;
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
     let rounds = times(750);
@@ -275,8 +275,8 @@ fn by_chance() {
 
     {
         let faults = Faults::allow();
-        let hosts = [Host::new(&turn), Host::new(&turn)];
-        let traffic = Host::new(&turn).trickle();
+        let hosts = [Host::new(&lock), Host::new(&lock)];
+        let traffic = Host::new(&lock).trickle();
         let object = file::reader(&module::object());
 
         while round < rounds || (round < ENOUGH && (failed == 0 || loads == 0)) {
@@ -289,7 +289,7 @@ fn by_chance() {
                             result
                         };
                         let result = faults
-                            .at_random(ONE_IN, || module::load_from(&turn, &object, "counter=1"));
+                            .at_random(ONE_IN, || module::load_from(&lock, &object, "counter=1"));
                         if count(result).is_err() {
                             assert!(
                                 !module::is_loaded(),
@@ -305,7 +305,7 @@ fn by_chance() {
                         assert_counted(&hosts, started);
                         let left = faults.at_random(ONE_IN, || unshare(CloneFlags::CLONE_NEWNET));
                         if count(left).is_ok() {
-                            let host = Host::with_netns(&turn, Netns::current());
+                            let host = Host::with_netns(&lock, Netns::current());
                             assert_counted(&[host], started);
                         }
                         let set = faults.at_random(ONE_IN, || file::put(COUNTER, "7"));
@@ -321,7 +321,7 @@ fn by_chance() {
                             assert_counted(&hosts, false);
                         }
                         faults
-                            .at_random(ONE_IN, || module::unload(&turn))
+                            .at_random(ONE_IN, || module::unload(&lock))
                             .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
                     })
                     .join()
@@ -331,7 +331,7 @@ fn by_chance() {
         traffic.stop();
         drop(faults);
 
-        let _kstat = Kstat::started(&turn, "counter=1");
+        let _kstat = Kstat::started(&lock, "counter=1");
         assert_counted(&hosts, true);
     }
     netns::await_count(before);

@@ -5,11 +5,11 @@
 use kstat_tests::{
     guest::{
         background::while_repeating,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT, START},
         host::Host,
         module::{self, Kstat},
-        nft::Point,
+        nft::HookPoint,
         setting,
     },
     scale::{did, times},
@@ -188,10 +188,10 @@ fn text(random: &mut StdRng) -> Vec<u8> {
 
 #[test]
 fn to_counter_and_nout() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=7");
-    let host = Host::new(&turn);
-    let nft = host.nft(Point::Output);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=7");
+    let host = Host::new(&lock);
+    let nft = host.nft(HookPoint::Output);
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let nout = host.open(NOUT, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
@@ -279,11 +279,11 @@ fn bool(text: &[u8]) -> Option<bool> {
 
 #[test]
 fn to_start() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let busy = Host::new(&turn);
-    let quiet = Host::new(&turn);
+    let kstat = Kstat::load(&lock, "counter=1");
+    let busy = Host::new(&lock);
+    let quiet = Host::new(&lock);
     let start = file::open(START, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
     let writes = times(1000).max(LEAST);
@@ -336,9 +336,9 @@ fn to_start() {
 
 #[test]
 fn to_the_loader() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let host = Host::new(&turn);
+    let host = Host::new(&lock);
     let traffic = host.bursts();
     let mut random = seed::random();
     let loads = times(150).max(LEAST / 10);
@@ -385,7 +385,7 @@ fn to_the_loader() {
             _ => true,
         };
 
-        let result = module::load(&turn, parameter.as_slice());
+        let result = module::load(&lock, parameter.as_slice());
         assert!(
             !plain || result.is_ok() == valid,
             "loading with {}: {result:?}",
@@ -404,7 +404,7 @@ fn to_the_loader() {
                     );
                 }
                 assert_ne!(counter, 0);
-                module::unload(&turn).unwrap_or_else(|error| panic!("unloading: {error}"));
+                module::unload(&lock).unwrap_or_else(|error| panic!("unloading: {error}"));
                 accepted += 1;
             }
             Err(Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC) => assert!(

@@ -3,7 +3,7 @@
 //! The module's own KUnit tests, in a kernel that runs them when it loads the module.
 
 use kstat_tests::{
-    guest::{exclusive::Turn, log::Log, module::Kstat},
+    guest::{exclusive::KernelLock, log::Log, module::Kstat},
     scale::did,
 };
 
@@ -18,9 +18,9 @@ fn number(line: &str, word: &str) -> Option<u64> {
 
 #[test]
 fn all_pass() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let mut log = Log::from_now();
-    let kstat = Kstat::load(&turn, "");
+    let kstat = Kstat::load(&lock, "");
     let lines = log.lines();
     kstat.unload();
 

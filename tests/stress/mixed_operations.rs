@@ -6,7 +6,7 @@ use kstat_tests::{
     guest::{
         background::while_repeating,
         cpu::{self, Offline},
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT, START},
         host::Host,
         module::{self, Kstat},
@@ -85,7 +85,7 @@ fn everything_at_once() {
     // Not there (yet, any more), or going.
     const GONE: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
 
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
     let before = netns::settled_count();
     let rounds = times(30).max(2);
@@ -93,8 +93,8 @@ fn everything_at_once() {
     let [switches, settings, readings, namespaces]: [Tries; 4] = Default::default();
 
     {
-        let host = Host::new(&turn);
-        let neighbours = Neighbours::new(&turn, 4);
+        let host = Host::new(&lock);
+        let neighbours = Neighbours::new(&lock, 4);
         let traffic = host.bursts();
 
         let switch = || {
@@ -131,7 +131,7 @@ fn everything_at_once() {
 
         while_repeating(&[&switch, &set, &read, &make_namespace, &knock], || {
             for round in 0..rounds {
-                let kstat = Kstat::started(&turn, "");
+                let kstat = Kstat::started(&lock, "");
                 // Every other time a CPU goes meanwhile, and comes back.
                 let away = (round % 2 == 1).then(|| Offline::new(cpus - 1));
                 for tries in [&switches, &settings, &readings, &namespaces] {
@@ -144,7 +144,7 @@ fn everything_at_once() {
         traffic.stop();
 
         // And it is as good as new.
-        let _kstat = Kstat::started(&turn, "counter=1");
+        let _kstat = Kstat::started(&lock, "counter=1");
         host.send_tcp(3);
         assert_eq!(host.nout(), 3);
     }
@@ -158,9 +158,9 @@ fn everything_at_once() {
 
 #[test]
 fn start_while_it_is_loaded_and_unloaded() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let host = Host::new(&turn);
+    let host = Host::new(&lock);
     let traffic = host.bursts();
     let rounds = times(100).max(4);
     let switches = Tries::default();
@@ -184,7 +184,7 @@ fn start_while_it_is_loaded_and_unloaded() {
 
     while_repeating(&[&|| switch("1"), &|| switch("0"), &hold_and_start], || {
         for _ in 0..rounds {
-            let kstat = Kstat::load(&turn, "");
+            let kstat = Kstat::load(&lock, "");
             traffic.wait_for(5);
             switches.wait_for(1);
             kstat.unload();

@@ -5,7 +5,7 @@
 //! Meanwhile the host sends packets on all CPUs, of which nobody elsewhere is to see one.
 
 use kstat_tests::{
-    guest::{exclusive::Turn, host::Host, module::Kstat},
+    guest::{exclusive::KernelLock, host::Host, module::Kstat},
     scale::did,
     stress::container::Container,
     tool,
@@ -83,9 +83,9 @@ fn each_may_do_what_they_may_and_sees_nothing_of_the_hosts() {
     const OWN: [(&str, &str); 2] = [("before", "0"), ("after", "2")];
     const IN_USER_NAMESPACE: [&str; 4] = ["unshare", "--user", "--map-root-user", "--net"];
 
-    let turn = Turn::take();
-    let kstat = Kstat::started(&turn, "counter=1");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
     let traffic = host.bursts();
     traffic.wait_for(100);
 

@@ -5,7 +5,7 @@
 use kstat_tests::{
     guest::{
         background::while_repeating,
-        exclusive::Turn,
+        exclusive::KernelLock,
         file::{self, COUNTER, NOUT},
         host::Host,
         link,
@@ -25,17 +25,17 @@ use std::{
 
 #[test]
 fn loading_and_unloading() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let busy = Host::new(&turn);
-    let quiet = Host::new(&turn);
+    let busy = Host::new(&lock);
+    let quiet = Host::new(&lock);
     let traffic = busy.bursts();
     let rounds = times(750);
 
     for round in 0..rounds {
         // Every other time there is nothing hooked when it is unloaded.
         let start = 1 - round % 2;
-        let kstat = Kstat::load(&turn, &format!("start={start} counter=1"));
+        let kstat = Kstat::load(&lock, &format!("start={start} counter=1"));
         quiet.send_tcp(1);
         assert_eq!(quiet.nout(), start, "nout in round {round}");
         kstat.unload();
@@ -46,11 +46,11 @@ fn loading_and_unloading() {
 
 #[test]
 fn starting_and_stopping() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let kstat = Kstat::load(&turn, "counter=1");
-    let busy = Host::new(&turn);
-    let quiet = Host::new(&turn);
+    let kstat = Kstat::load(&lock, "counter=1");
+    let busy = Host::new(&lock);
+    let quiet = Host::new(&lock);
     let nout = quiet.open(NOUT, OpenOptions::new().read(true));
     let traffic = busy.bursts();
     let rounds = times(9000);
@@ -69,9 +69,9 @@ fn starting_and_stopping() {
 
 #[test]
 fn setting_n_and_reading() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "");
-    let host = Host::new(&turn);
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "");
+    let host = Host::new(&lock);
     let traffic = host.bursts();
     let rounds = times(1000);
     let reader = || {
@@ -104,11 +104,11 @@ fn setting_n_and_reading() {
 
 #[test]
 fn namespaces_that_come_and_go() {
-    let turn = Turn::take();
+    let lock = KernelLock::take();
     let _quick = setting::expedite_grace_periods();
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let _kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
-    let busy = Host::new(&turn);
+    let busy = Host::new(&lock);
     let traffic = busy.bursts();
     let rounds = times(900).max(netns::ENOUGH);
 
@@ -128,8 +128,8 @@ fn namespaces_that_come_and_go() {
 
 #[test]
 fn namespaces_that_go_while_packets_make_them_answer() {
-    let turn = Turn::take();
-    let _kstat = Kstat::started(&turn, "counter=1");
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
     // As good as always, somebody is in a hook of a namespace that goes.
     let _linger = Linger::in_hooks(Duration::from_millis(50));
     let before = netns::settled_count();
@@ -137,7 +137,7 @@ fn namespaces_that_go_while_packets_make_them_answer() {
 
     for _ in 0..rounds {
         // Of several, those that answer no more when they are dying would have to wait for the first.
-        let neighbours = Neighbours::new(&turn, 1);
+        let neighbours = Neighbours::new(&lock, 1);
         let knock = || neighbours.knock();
 
         while_repeating(&[&knock, &knock], || {

@@ -3,7 +3,7 @@
 //! What all the other tests have lost. The name makes this the last one.
 
 use kstat_tests::{
-    guest::{exclusive::Turn, file},
+    guest::{exclusive::KernelLock, file},
     scale::did,
 };
 use std::{thread, time::Duration};
@@ -12,7 +12,7 @@ const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
 #[test]
 fn kmemleak_has_nothing_to_report() {
-    let _turn = Turn::take();
+    let _lock = KernelLock::take();
 
     // Reported is what is lost, has not changed since the last scan, and is older than 5 seconds
     // (`MSECS_MIN_AGE` in `mm/kmemleak.c`): those can be waited for, but not seen to pass.

@@ -49,13 +49,13 @@ mod uffd {
 }
 
 /// A write to a file of the kernel's, stuck where the kernel takes what is written.
-pub struct StuckWrite {
+pub struct BlockedWrite {
     faults: OwnedFd,
     address: usize,
     writer: JoinHandle<Result<usize, Errno>>,
 }
 
-impl StuckWrite {
+impl BlockedWrite {
     /// Begins to write so many bytes; returns when the kernel waits for them.
     #[track_caller]
     pub fn new(file: File, length: usize) -> Self {

@@ -13,26 +13,26 @@ use std::{
 ///
 /// Whatever is made for a test borrows it, so it is gone when the turn ends; and whatever a test did,
 /// also if it failed, kstat is not loaded then.
-pub struct Turn {
+pub struct KernelLock {
     _guard: MutexGuard<'static, ()>,
 }
 
-impl Turn {
+impl KernelLock {
     /// Waits for it.
     #[track_caller]
     pub fn take() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
+        static LOCK: Mutex<()> = Mutex::new(());
 
         // A test that failed has given back the kernel as it was, like any other.
-        let turn = Self {
-            _guard: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+        let lock = Self {
+            _guard: LOCK.lock().unwrap_or_else(PoisonError::into_inner),
         };
         assert!(!module::is_loaded(), "kstat is loaded, and by no test");
-        turn
+        lock
     }
 }
 
-impl Drop for Turn {
+impl Drop for KernelLock {
     fn drop(&mut self) {
         let result = module::unload(self);
 

@@ -6,7 +6,7 @@
 //! has done so when the system call that sends it returns.
 
 use crate::{
-    guest::{exclusive::Turn, file, netns::Netns, nft, packet, traffic::Traffic},
+    guest::{exclusive::KernelLock, file, netns::Netns, nft, packet, traffic::Traffic},
     tool,
 };
 use nix::{
@@ -36,30 +36,30 @@ pub struct Host<'t> {
     wire: Arc<Wire>,
     /// The initial namespace is there after the test, so the device is to be taken away.
     lasts: bool,
-    _turn: PhantomData<&'t Turn>,
+    _lock: PhantomData<&'t KernelLock>,
 }
 
 impl<'t> Host<'t> {
     /// A host in a new namespace, with `lo` as well.
     #[track_caller]
-    pub fn new(turn: &'t Turn) -> Self {
-        Self::with(turn, Netns::new(), false)
+    pub fn new(lock: &'t KernelLock) -> Self {
+        Self::with(lock, Netns::new(), false)
     }
 
     /// The host that the tests run on.
     #[track_caller]
-    pub fn initial(turn: &'t Turn) -> Self {
-        Self::with(turn, Netns::current(), true)
+    pub fn initial(lock: &'t KernelLock) -> Self {
+        Self::with(lock, Netns::current(), true)
     }
 
     /// A host in a namespace that somebody has made, and that ends with the test.
     #[track_caller]
-    pub fn with_netns(turn: &'t Turn, net: Netns) -> Self {
-        Self::with(turn, net, false)
+    pub fn with_netns(lock: &'t KernelLock, net: Netns) -> Self {
+        Self::with(lock, net, false)
     }
 
     #[track_caller]
-    fn with(_turn: &'t Turn, net: Netns, lasts: bool) -> Self {
+    fn with(_lock: &'t KernelLock, net: Netns, lasts: bool) -> Self {
         let wire = net.run(|| {
             tool::run_with(
                 "ip",
@@ -81,7 +81,7 @@ impl<'t> Host<'t> {
             net,
             wire,
             lasts,
-            _turn: PhantomData,
+            _lock: PhantomData,
         }
     }
 
@@ -172,13 +172,13 @@ impl<'t> Host<'t> {
 
     /// Has nftables count TCP packets here, from now on.
     #[track_caller]
-    pub fn nft(&self, point: nft::Point) -> nft::TcpCounter<'_> {
+    pub fn nft(&self, point: nft::HookPoint) -> nft::TcpCounter<'_> {
         nft::TcpCounter::new(&self.net, point)
     }
 
     /// kstat's hooks here, as nftables lists them.
     #[track_caller]
-    pub fn hooks(&self) -> Vec<nft::Hook> {
+    pub fn hooks(&self) -> Vec<nft::RegisteredHook> {
         nft::kstat_hooks(&self.net)
     }
 }

@@ -3,35 +3,35 @@
 //! kstat, loaded and unloaded.
 
 use crate::{
-    guest::{exclusive::Turn, file},
+    guest::{exclusive::KernelLock, file},
     tool,
 };
 use nix::errno::Errno;
 use std::{env, ffi::CString, fs::File, mem, os::fd::AsRawFd, thread};
 
 /// A loaded kstat, unloaded when this is dropped.
-pub struct Kstat<'t>(&'t Turn);
+pub struct Kstat<'t>(&'t KernelLock);
 
 impl<'t> Kstat<'t> {
     /// Loads kstat, with parameters as `insmod` takes them.
     #[track_caller]
-    pub fn load(turn: &'t Turn, parameters: &str) -> Self {
-        load(turn, parameters)
+    pub fn load(lock: &'t KernelLock, parameters: &str) -> Self {
+        load(lock, parameters)
             .unwrap_or_else(|error| panic!("loading kstat {parameters}: {error}"));
-        Self(turn)
+        Self(lock)
     }
 
     /// The same with `start=1`.
     #[track_caller]
-    pub fn started(turn: &'t Turn, parameters: &str) -> Self {
-        Self::load(turn, &format!("start=1 {parameters}"))
+    pub fn started(lock: &'t KernelLock, parameters: &str) -> Self {
+        Self::load(lock, &format!("start=1 {parameters}"))
     }
 
     /// Loads kstat by `insmod`.
     #[track_caller]
-    pub fn insmod(turn: &'t Turn, parameters: &[&str]) -> Self {
+    pub fn insmod(lock: &'t KernelLock, parameters: &[&str]) -> Self {
         tool::run("insmod", &[&[object().as_str()], parameters].concat());
-        Self(turn)
+        Self(lock)
     }
 
     /// Starts counting.
@@ -99,13 +99,17 @@ pub fn debug_object(name: &str) -> String {
 
 /// Loads kstat, and returns what the kernel says.
 #[track_caller]
-pub fn load(turn: &Turn, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
-    load_from(turn, &file::reader(&object()), parameters)
+pub fn load(lock: &KernelLock, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
+    load_from(lock, &file::reader(&object()), parameters)
 }
 
 /// The same, with the file of the module open already.
 #[track_caller]
-pub fn load_from(_turn: &Turn, object: &File, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
+pub fn load_from(
+    _lock: &KernelLock,
+    object: &File,
+    parameters: impl Into<Vec<u8>>,
+) -> Result<(), Errno> {
     let parameters = CString::new(parameters).expect("parameters have no NUL");
 
     // SAFETY: The descriptor is open, and the string ends with NUL.
@@ -121,7 +125,7 @@ pub fn load_from(_turn: &Turn, object: &File, parameters: impl Into<Vec<u8>>) ->
 }
 
 /// Unloads kstat, and returns what the kernel says.
-pub fn unload(_turn: &Turn) -> Result<(), Errno> {
+pub fn unload(_lock: &KernelLock) -> Result<(), Errno> {
     // SAFETY: The string ends with NUL.
     let result =
         unsafe { libc::syscall(libc::SYS_delete_module, c"kstat".as_ptr(), libc::O_NONBLOCK) };

@@ -3,7 +3,7 @@
 //! Two hosts, and a router between them.
 
 use crate::{
-    guest::{exclusive::Turn, file, netns::Netns},
+    guest::{exclusive::KernelLock, file, netns::Netns},
     tool, wait,
 };
 use std::{
@@ -16,7 +16,7 @@ pub struct Network<'t> {
     pub near: Netns,
     pub router: Netns,
     pub far: Netns,
-    _turn: PhantomData<&'t Turn>,
+    _lock: PhantomData<&'t KernelLock>,
 }
 
 impl<'t> Network<'t> {
@@ -39,7 +39,7 @@ impl<'t> Network<'t> {
 
     /// Makes the three of them.
     #[track_caller]
-    pub fn new(_turn: &'t Turn) -> Self {
+    pub fn new(_lock: &'t KernelLock) -> Self {
         let (near, router, far) = (Netns::new(), Netns::new(), Netns::new());
 
         router.run(|| {
@@ -82,7 +82,7 @@ impl<'t> Network<'t> {
             near,
             router,
             far,
-            _turn: PhantomData,
+            _lock: PhantomData,
         }
     }
 }

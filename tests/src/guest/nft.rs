@@ -12,14 +12,14 @@ use std::{collections::BTreeSet, mem};
 
 /// Where a hook stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
+pub enum HookPoint {
     /// LOCAL_OUT.
     Output,
     /// POST_ROUTING.
     Postrouting,
 }
 
-impl Point {
+impl HookPoint {
     fn name(self) -> &'static str {
         match self {
             Self::Output => "output",
@@ -33,7 +33,7 @@ impl Point {
 /// It stands right before the last priority, where kstat's hook is: no firewall stands between them.
 pub struct TcpCounter<'a> {
     net: &'a Netns,
-    point: Point,
+    point: HookPoint,
 }
 
 /// What nftables has counted.
@@ -57,7 +57,7 @@ impl<'a> TcpCounter<'a> {
 
     /// Counts from now on, until the namespace is gone.
     #[track_caller]
-    pub fn new(net: &'a Netns, point: Point) -> Self {
+    pub fn new(net: &'a Netns, point: HookPoint) -> Self {
         let point_name = point.name();
 
         load(
@@ -85,7 +85,7 @@ impl<'a> TcpCounter<'a> {
 
     /// The same, by somebody who has not got it.
     #[track_caller]
-    pub fn packets_of(net: &Netns, point: Point) -> Packets {
+    pub fn packets_of(net: &Netns, point: HookPoint) -> Packets {
         let table = format!("counted_{}", point.name());
 
         Packets {
@@ -138,7 +138,7 @@ impl<'a> Seen<'a> {
     /// From now on; `keys` are what to know packets by, and which packets have that, as nftables has
     /// both: `("meta mark", "")`, say.
     #[track_caller]
-    pub fn new(net: &'a Netns, point: Point, keys: &[(&str, &str)]) -> Self {
+    pub fn new(net: &'a Netns, point: HookPoint, keys: &[(&str, &str)]) -> Self {
         let point = point.name();
         let (mut sets, mut rules) = (String::new(), String::new());
 
@@ -263,7 +263,7 @@ pub fn load(net: &Netns, ruleset: &str) {
 /// (`MAX_HOOK_COUNT` in `net/netfilter/core.c`).
 ///
 /// The kernel's own security modules may have some of them.
-pub fn fill(point: Point) -> String {
+pub fn fill(point: HookPoint) -> String {
     let chain = format!("{{ type filter hook {} priority 0; }}", point.name());
     let chains: Vec<_> = (0..1020).map(|i| format!("chain c{i} {chain}")).collect();
 
@@ -284,7 +284,7 @@ pub struct Full<'a>(&'a Netns);
 impl<'a> Full<'a> {
     /// Takes all places at `point`.
     #[track_caller]
-    pub fn new(net: &'a Netns, point: Point) -> Self {
+    pub fn new(net: &'a Netns, point: HookPoint) -> Self {
         net.run(|| tool::shell(&fill(point)));
         Self(net)
     }
@@ -298,7 +298,7 @@ impl Drop for Full<'_> {
 
 /// A hook of kstat's.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Hook {
+pub struct RegisteredHook {
     /// `ip` or `ip6`.
     pub family: String,
     /// `output`, `postrouting` and the like.
@@ -308,9 +308,9 @@ pub struct Hook {
 }
 
 /// Hooks at the last priority of `point`, one for each family: those of a kstat that counts.
-pub fn one_per_family(point: Point) -> Vec<Hook> {
+pub fn one_per_family(point: HookPoint) -> Vec<RegisteredHook> {
     ["ip", "ip6"]
-        .map(|family| Hook {
+        .map(|family| RegisteredHook {
             family: family.to_owned(),
             point: point.name().to_owned(),
             priority: i32::MAX,
@@ -320,7 +320,7 @@ pub fn one_per_family(point: Point) -> Vec<Hook> {
 
 /// What `nft list hooks` shows of kstat in a namespace.
 #[track_caller]
-pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
+pub fn kstat_hooks(net: &Netns) -> Vec<RegisteredHook> {
     listed_hooks(net)
         .into_iter()
         .filter(|(_, function)| function.ends_with("[kstat]"))
@@ -331,7 +331,7 @@ pub fn kstat_hooks(net: &Netns) -> Vec<Hook> {
 /// The hooks of a namespace that call `function`, as `nft list hooks` names it with its module:
 /// `nf_confirm [nf_conntrack]`, for example.
 #[track_caller]
-pub fn hooks_of(net: &Netns, function: &str) -> Vec<Hook> {
+pub fn hooks_of(net: &Netns, function: &str) -> Vec<RegisteredHook> {
     listed_hooks(net)
         .into_iter()
         .filter(|(_, name)| name == function)
@@ -342,7 +342,7 @@ pub fn hooks_of(net: &Netns, function: &str) -> Vec<Hook> {
 /// The modules that have a hook at the last priority of `point` for `family` (`ip` or `ip6`), in the
 /// order in which the kernel runs the hooks.
 #[track_caller]
-pub fn last_modules(net: &Netns, family: &str, point: Point) -> Vec<String> {
+pub fn last_modules(net: &Netns, family: &str, point: HookPoint) -> Vec<String> {
     listed_hooks(net)
         .into_iter()
         .filter(|(hook, _)| {
@@ -357,7 +357,7 @@ pub fn last_modules(net: &Netns, family: &str, point: Point) -> Vec<String> {
 
 /// Every hook of a namespace as `nft list hooks` shows it, with what it shows behind the priority.
 #[track_caller]
-fn listed_hooks(net: &Netns) -> Vec<(Hook, String)> {
+fn listed_hooks(net: &Netns) -> Vec<(RegisteredHook, String)> {
     let list = net.run(|| tool::run("nft", &["list", "hooks"]));
     let (mut family, mut point) = (String::new(), String::new());
     let mut hooks = Vec::new();
@@ -370,7 +370,7 @@ fn listed_hooks(net: &Netns) -> Vec<(Hook, String)> {
             ["family", name, ..] => family = name.to_owned(),
             ["hook", name, ..] => point = name.to_owned(),
             [priority, ref function @ ..] if !function.is_empty() => hooks.push((
-                Hook {
+                RegisteredHook {
                     family: family.clone(),
                     point: point.clone(),
                     priority: priority

@@ -7,7 +7,7 @@
 //! hooks while it is torn down, which no host can have that ends with its last socket.
 
 use crate::{
-    guest::{exclusive::Turn, file, link, netns::Netns},
+    guest::{exclusive::KernelLock, file, link, netns::Netns},
     tool, wait,
 };
 use nix::{
@@ -35,13 +35,13 @@ pub struct Neighbours<'t> {
     doors: Vec<SockaddrIn6>,
     knocks: AtomicU64,
     left: AtomicBool,
-    _turn: PhantomData<&'t Turn>,
+    _lock: PhantomData<&'t KernelLock>,
 }
 
 impl<'t> Neighbours<'t> {
     /// Makes so many, up to 255.
     #[track_caller]
-    pub fn new(_turn: &'t Turn, count: usize) -> Self {
+    pub fn new(_lock: &'t KernelLock, count: usize) -> Self {
         let namespace = || {
             let net = Netns::new();
             // An address is good at once, and nobody is asked whether it is another's.
@@ -82,7 +82,7 @@ impl<'t> Neighbours<'t> {
             doors,
             knocks: AtomicU64::new(0),
             left: AtomicBool::new(false),
-            _turn: PhantomData,
+            _lock: PhantomData,
         }
     }
 
