@@ -61,7 +61,7 @@ demo:
 
 .PHONY: test
 test:
-	@scripts/test $(KERNELS)
+	@scripts/test $(KERNELS) $(if $(TESTS),-- $(TESTS))
 
 .PHONY: test-install
 test-install: deb

@@ -4,30 +4,17 @@
 
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::{rngs::StdRng, Rng, SeedableRng};
-use std::{
-    env,
-    io::{self, Write},
-    time::SystemTime,
-};
+use std::env;
 
-/// A seed of the day, or KSTAT_SEED if that is set; a test that fails shows which it was.
+/// Returns `KSTAT_SEED`: `lab/run-test` prints it, and takes the time if it is not set.
 #[track_caller]
 pub fn seed() -> u64 {
-    let seed = match env::var("KSTAT_SEED") {
+    match env::var("KSTAT_SEED") {
         Ok(seed) => seed
             .parse()
             .unwrap_or_else(|error| panic!("KSTAT_SEED is a number, not {seed:?}: {error}")),
-        Err(_) => SystemTime::UNIX_EPOCH
-            .elapsed()
-            .expect("it is after 1970")
-            .as_nanos() as u64,
-    };
-
-    // Not by a macro: what these print is held back until the tests are over, and a guest may die
-    // before that.
-    writeln!(io::stderr(), "KSTAT_SEED={seed} makes this run again")
-        .unwrap_or_else(|error| panic!("writing to standard error: {error}"));
-    seed
+        Err(error) => panic!("KSTAT_SEED, which lab/run-test sets: {error}"),
+    }
 }
 
 /// Random numbers from [`seed`].
