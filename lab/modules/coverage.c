@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Which of kstat's code has run, in whatever context, while this module has
- * been loaded, however often kstat was loaded meanwhile. For a kstat.ko whose
- * compilers were told to call __sanitizer_cov_trace_pc() everywhere (KCOV, which
- * does the same for the system calls of one task, is off).
+ * Records which code of kstat has run, in any context, since this module was
+ * loaded. kstat may be loaded and unloaded several times meanwhile.
  *
- * /sys/kernel/debug/reached, while kstat is loaded: the places that were
- * reached, as symbol+offset; those in .init.text, which is gone by then, as
- * offsets in that, in hexadecimal, after the word "init".
+ * kstat.ko has to be built with -fsanitize-coverage=trace-pc and its equivalent
+ * for Rust, so that each basic block calls __sanitizer_cov_trace_pc().
+ * This module provides that function. KCOV provides it too, but follows only
+ * the system calls of one task; CONFIG_KCOV has to be off.
+ *
+ * While kstat is loaded, /sys/kernel/debug/reached lists the return addresses
+ * of the calls that were made, one a line. An address in .text is shown as
+ * SYMBOL+OFFSET/SIZE. The kernel has freed .init.text by then, so an address in
+ * it is shown as "init OFFSET": the offset in the section, in hexadecimal.
  */
 #include <linux/bitmap.h>
 #include <linux/debugfs.h>
@@ -19,35 +23,38 @@
 
 #define MAX_SIZE	BIT(18)
 
-/* Modules are laid out alike whenever they are loaded: an offset will do. */
-struct part {
+/*
+ * A section of kstat.ko. Its layout is the same each time kstat is loaded, so
+ * an offset identifies a place.
+ */
+struct section {
 	unsigned long base, size;
 	DECLARE_BITMAP(reached, MAX_SIZE);
 };
 
-static struct part text, init;
+static struct section text, init;
 static struct dentry *file;
 
-static void notrace reach(struct part *part, unsigned long address)
+static void notrace record(struct section *section, unsigned long address)
 {
-	unsigned long offset = address - READ_ONCE(part->base);
+	unsigned long offset = address - READ_ONCE(section->base);
 
-	if (offset < READ_ONCE(part->size) && !test_bit(offset, part->reached))
-		set_bit(offset, part->reached);
+	if (offset < READ_ONCE(section->size) && !test_bit(offset, section->reached))
+		set_bit(offset, section->reached);
 }
 
 void notrace __sanitizer_cov_trace_pc(void)
 {
-	reach(&text, _RET_IP_);
-	reach(&init, _RET_IP_);
+	record(&text, _RET_IP_);
+	record(&init, _RET_IP_);
 }
 EXPORT_SYMBOL_GPL(__sanitizer_cov_trace_pc);
 
-static void have(struct part *part, const struct module_memory *memory)
+static void follow(struct section *section, const struct module_memory *memory)
 {
-	WRITE_ONCE(part->size, 0);
-	WRITE_ONCE(part->base, (unsigned long)memory->base);
-	WRITE_ONCE(part->size, min(memory->size, MAX_SIZE));
+	WRITE_ONCE(section->size, 0);
+	WRITE_ONCE(section->base, (unsigned long)memory->base);
+	WRITE_ONCE(section->size, min(memory->size, MAX_SIZE));
 }
 
 static int notify(struct notifier_block *nb, unsigned long event, void *data)
@@ -58,10 +65,10 @@ static int notify(struct notifier_block *nb, unsigned long event, void *data)
 		return NOTIFY_OK;
 
 	if (event == MODULE_STATE_COMING) {
-		have(&text, &mod->mem[MOD_TEXT]);
-		have(&init, &mod->mem[MOD_INIT_TEXT]);
+		follow(&text, &mod->mem[MOD_TEXT]);
+		follow(&init, &mod->mem[MOD_INIT_TEXT]);
 	} else {
-		/* Others may have that memory next. */
+		/* Another module may be loaded at these addresses next. */
 		WRITE_ONCE(init.size, 0);
 	}
 	return NOTIFY_OK;
@@ -98,5 +105,5 @@ static void __exit coverage_exit(void)
 }
 module_exit(coverage_exit);
 
-MODULE_DESCRIPTION("Which of kstat's code has run");
+MODULE_DESCRIPTION("Records which code of kstat has run");
 MODULE_LICENSE("GPL");

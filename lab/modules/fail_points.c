@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Has calls of kstat's fail that allocate memory or register things,
- * for tasks that have asked for failures by /proc/PID/make-it-fail.
+ * Makes calls fail by which kstat allocates memory or registers something, in
+ * tasks for which /proc/PID/make-it-fail is 1.
  *
- * /sys/kernel/debug/fail_points/FUNCTION: which of the next calls fails, 1 for
- * the very next, and 0 when it has.
+ * Writing n to /sys/kernel/debug/fail_points/FUNCTION makes the n-th call of
+ * FUNCTION from now on fail. The file counts down, and reads 0 once that call
+ * has failed.
  *
- * The kernel's own fail_function cannot do that here. It needs a probe that is
- * not optimized; that is a trap, which x86 handles as it does an NMI; and
- * should_fail() is for tasks.
+ * The kernel's own fail_function (CONFIG_FAIL_FUNCTION) does not work here. Its
+ * kprobe is not optimized, so it is a trap. x86 handles the trap as an NMI, and
+ * should_fail() makes nothing fail for a task unless in_task() is true.
  */
 #include <linux/debugfs.h>
 #include <linux/kallsyms.h>
@@ -19,14 +20,20 @@
 
 struct point {
 	struct kprobe probe;
+	/* The return value of a call that fails. */
 	long value;
+	/* Which of the next calls fails; 0 if none does. */
 	u32 nth;
 };
 
 static int enter(struct kprobe *probe, struct pt_regs *regs);
 static void after(struct kprobe *probe, struct pt_regs *regs, unsigned long flags);
 
-/* With a second handler a probe is not optimized, and the first can do more. */
+/*
+ * The post_handler keeps the kprobe from being optimized into a jump. Only the
+ * pre_handler of a kprobe that is not optimized can change the instruction
+ * pointer (Documentation/trace/kprobes.rst).
+ */
 #define POINT(function, returned) {				\
 	.probe = {						\
 		.symbol_name = #function,			\
@@ -49,7 +56,7 @@ static struct point points[] = {
 
 static struct dentry *folder;
 
-static bool is_kstats(unsigned long address)
+static bool is_in_kstat(unsigned long address)
 {
 	char name[KSYM_SYMBOL_LEN];
 
@@ -62,12 +69,12 @@ static int enter(struct kprobe *probe, struct pt_regs *regs)
 	struct point *point = container_of(probe, struct point, probe);
 	unsigned long caller = *(unsigned long *)regs->sp;
 
-	if (!point->nth || !current->make_it_fail || !is_kstats(caller))
+	if (!point->nth || !current->make_it_fail || !is_in_kstat(caller))
 		return 0;
 	if (--point->nth)
 		return 0;
 
-	/* Back to where it was called. */
+	/* Return to the caller without running the function. */
 	regs_set_return_value(regs, point->value);
 	regs->ip = caller;
 	regs->sp += sizeof(caller);
@@ -110,5 +117,5 @@ static void __exit fail_points_exit(void)
 }
 module_exit(fail_points_exit);
 
-MODULE_DESCRIPTION("Has kstat's calls of the kernel fail");
+MODULE_DESCRIPTION("Makes calls of kernel functions by kstat fail");
 MODULE_LICENSE("GPL");

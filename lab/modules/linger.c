@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Has whoever calls a function stay at its beginning for a time, and warns if
- * the per-CPU memory is freed meanwhile that the function was called with.
+ * Delays every call of a function at its first instruction, and warns if the
+ * per-CPU memory that is the call's first argument is freed meanwhile.
  *
- * KASAN does not see that: it knows nothing of per-CPU memory, nor of what is
- * done there by inline assembly.
+ * KASAN does not report such a use after free: it neither tracks per-CPU memory
+ * nor instruments inline assembly.
  *
- * Loaded with function=SYMBOL or function=MODULE:SYMBOL, and milliseconds=.
+ * Parameters: function=SYMBOL or function=MODULE:SYMBOL, and milliseconds=, the
+ * length of the delay.
  */
 #include <linux/bug.h>
 #include <linux/delay.h>
@@ -20,10 +21,10 @@ module_param(function, charp, 0444);
 static unsigned int milliseconds;
 module_param(milliseconds, uint, 0444);
 
-/* What who stays here was called with. */
+/* The first argument of the call that is delayed on each CPU; 0 if none is. */
 static DEFINE_PER_CPU(unsigned long, first_argument);
 
-/* Preemption is off while a probe is handled. */
+/* kprobe handlers run with preemption off: a CPU delays one call at a time. */
 static int linger(struct kprobe *probe, struct pt_regs *regs)
 {
 	this_cpu_write(first_argument, regs->di);
@@ -32,23 +33,23 @@ static int linger(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
-static int free(struct kprobe *probe, struct pt_regs *regs)
+static int check_free(struct kprobe *probe, struct pt_regs *regs)
 {
 	int cpu;
 
 	for_each_possible_cpu(cpu)
 		WARN_ONCE(regs->di && READ_ONCE(per_cpu(first_argument, cpu)) == regs->di,
-			  "freed while somebody is to use it\n");
+			  "per-CPU memory freed while a delayed call is to use it\n");
 	return 0;
 }
 
-static struct kprobe lingering = { .pre_handler = linger };
-static struct kprobe freeing = { .symbol_name = "free_percpu", .pre_handler = free };
-static struct kprobe *probes[] = { &lingering, &freeing };
+static struct kprobe delayed = { .pre_handler = linger };
+static struct kprobe freeing = { .symbol_name = "free_percpu", .pre_handler = check_free };
+static struct kprobe *probes[] = { &delayed, &freeing };
 
 static int __init linger_init(void)
 {
-	lingering.symbol_name = function;
+	delayed.symbol_name = function;
 	return register_kprobes(probes, ARRAY_SIZE(probes));
 }
 
@@ -59,5 +60,5 @@ static void __exit linger_exit(void)
 
 module_init(linger_init);
 module_exit(linger_exit);
-MODULE_DESCRIPTION("Delays the callers of a function");
+MODULE_DESCRIPTION("Delays calls of a function");
 MODULE_LICENSE("GPL");
