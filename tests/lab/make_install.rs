@@ -65,7 +65,7 @@ fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
         "{said}"
     );
     assert!(
-        refused.starts_with("kstat: /nowhere does not say of which kernel it is"),
+        refused.starts_with("kstat: /nowhere does not say for which kernel it is"),
         "{said}"
     );
 
