@@ -253,7 +253,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     };
 
     println!("# without network, as a package");
-    let sentence = format!("the source of {release} is needed, and apt does not get it (");
+    let sentence = format!("the source of {release} is needed, but apt cannot download it (");
     let output = root.attempt_offline(INSTALL);
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
@@ -299,7 +299,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
         )),
         &[
             "/var/cache/rust-tree has 1024 MB free",
-            "free some, and run it again",
+            "free some space, and run it again",
         ],
     );
 
@@ -329,7 +329,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
             mount --bind /run/symvers $symvers; {make}"
         )),
         &[
-            "the metadata is not that of",
+            "the metadata does not match",
             "the first symbols that the kernel lacks: _R",
         ],
     );
@@ -348,7 +348,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
             cat /run/said
             exit $status"
         )),
-        &["interrupted: nothing is left of it"],
+        &["interrupted: no files are left"],
     );
 
     println!("# killed");

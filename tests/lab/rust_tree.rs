@@ -114,7 +114,7 @@ fn a_tree_that_was_changed_is_refused() {
     ] {
         Copy::new("changed")
             .check_after(change)
-            .assert_unusable(&["something in it is not as it was made"]);
+            .assert_unusable(&["its files were changed after it was made"]);
     }
 }
 
@@ -144,7 +144,7 @@ fn headers_that_are_not_configured_as_the_kernel_are_refused() {
         &[&release()],
     );
     said.assert_refused(&[
-        "is not the kernel's, which has 'CONFIG_IPV6=y'",
+        "is not the kernel's configuration, which has 'CONFIG_IPV6=y'",
         "reinstall linux-headers-",
     ]);
 }
@@ -167,13 +167,13 @@ fn another_rustc_than_the_kernels_is_refused() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     rust_tree(&["--never"]).assert_refused(&["there is no option --never"]);
-    rust_tree(&["../etc"]).assert_refused(&["../etc is no kernel release"]);
+    rust_tree(&["../etc"]).assert_refused(&["../etc is not a kernel release"]);
     rust_tree(&["a", "b"]).assert_refused(&["name one kernel release"]);
     rust_tree(&["--remove"]).assert_refused(&["name a kernel release"]);
     rust_tree(&["--check", ""]).assert_refused(&["name a kernel release"]);
-    rust_tree(&["--remove", "1.2.3-none"]).assert_refused(&["there is none of 1.2.3-none"]);
+    rust_tree(&["--remove", "1.2.3-none"]).assert_refused(&["there is no tree for 1.2.3-none"]);
     rust_tree(&["1.2.3-none"]).assert_refused(&[
-        "the headers of 1.2.3-none are not here",
+        "the headers of 1.2.3-none are not installed",
         "linux-headers-1.2.3-none",
     ]);
     assert!(rust_tree(&["--help"])
