@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
-# The commands of the project: see "make help". Kbuild, which the kernel's build system reads, says how kstat.ko is built.
+# The commands of the project: see "make help". Kbuild, which the kernel's build system reads, says how
+# kstat.ko is built.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
-# The architecture for which the kernel was configured. It is always passed on, as some environments set ARCH to another
-# name, such as amd64.
+# The architecture for which the kernel was configured. It is always passed on, as some environments set ARCH
+# to another name, such as amd64.
 arch = $(shell sed -n 's,^# Linux/\([^ ]*\) .*,\1,p' $(KDIR)/.config)
 
 # RUSTC and BINDGEN go on the command line: kbuild assigns both, so it ignores them in the environment.
 kbuild = $(MAKE) --no-print-directory -C $(KDIR) M=$(CURDIR) $(if $(arch),ARCH=$(arch)) \
 	$(if $(RUSTC),RUSTC=$(RUSTC)) $(if $(BINDGEN),BINDGEN=$(BINDGEN))
 
-# KBUILD_OUTPUT would replace KDIR as the kernel's build folder. BINDGEN_EXTRA_CLANG_ARGS may have the flags of a
-# user-space SDK, which do not fit the kernel's headers.
+# KBUILD_OUTPUT would replace KDIR as the kernel's build folder. BINDGEN_EXTRA_CLANG_ARGS may have the flags
+# of a user-space SDK, which do not fit the kernel's headers.
 unexport KBUILD_OUTPUT BINDGEN_EXTRA_CLANG_ARGS
 
 # The characters, besides white space, that kbuild's makefiles and their shell commands do not accept in a path.
@@ -23,8 +24,8 @@ quote = '$(subst ','\'',$(1))'
 modules: kdir
 	@$(kbuild) modules
 
-# Checks that kstat can be built with KDIR: the kernel has the options that kstat needs, its headers have Rust metadata,
-# and the tools run and are those that built the kernel. A check that fails prints one sentence.
+# Checks that kstat can be built with KDIR: the kernel has the options that kstat needs, its headers have Rust
+# metadata, and the tools run and are those that built the kernel. A check that fails prints one sentence.
 .PHONY: kdir
 kdir:
 	@for folder in "$$(pwd -P)" $(call quote,$(KDIR)) $(call quote,$(MO)); do \
@@ -86,8 +87,9 @@ check:
 deb:
 	@scripts/deb
 
-# Installs the module where modprobe finds it, compressed as its kernel is configured. Signs it if there is a key: SIGN_KEY=
-# and SIGN_CERT=, or the key that DKMS made for this machine, or the key in the kernel's build folder.
+# Installs the module where modprobe finds it, compressed as its kernel is configured. If there is a key, signs
+# the module: with SIGN_KEY= and SIGN_CERT=, or the key that DKMS made for this machine, or the key in the
+# kernel's build folder.
 SIGN_KEY ?= $(firstword $(wildcard /var/lib/dkms/mok.key $(KDIR)/certs/signing_key.pem))
 SIGN_CERT ?= $(patsubst %.pem,%.x509,$(SIGN_KEY:.key=.pub))
 sign_hash = $(shell sed -n 's/^CONFIG_MODULE_SIG_HASH="\(.*\)"$$/\1/p' $(KDIR)/.config)
