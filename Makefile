@@ -75,9 +75,20 @@ test-install: deb
 stress:
 	@KSTAT_STRESS=$(or $(STRESS),1) scripts/stress $(TESTS)
 
+# PUBLISH=1 puts the results into docs/.
 .PHONY: bench
 bench:
 	@scripts/bench
+	@$(if $(PUBLISH),cp build/bench/performance.md docs/performance.md; cp build/bench/chart.svg docs/performance.svg)
+
+# The kernel's script looks for crate roots in all folders below the one that it is given; build/ may have copies of
+# this module. It knows no environment of a module's own.
+.PHONY: rust-analyzer
+rust-analyzer: modules
+	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && ln -s -t "$$folder" $(CURDIR)/kstat.rs $(CURDIR)/Kbuild && \
+	rust-tree/rust-tree --rust-analyzer "$$folder" $(release) >"$$folder/project" && \
+	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/bindings_generated.rs\", &|" \
+		"$$folder/project" >rust-project.json
 
 .PHONY: check
 check:
@@ -117,7 +128,7 @@ uninstall:
 .PHONY: clean
 clean:
 	rm -rf build
-	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs
+	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs rust-project.json
 
 .PHONY: help
 help:
@@ -125,10 +136,11 @@ help:
 	@echo 'make install       build kstat.ko and install it where modprobe finds it, without a package; needs root'
 	@echo 'make uninstall     remove what make install installed; needs root'
 	@echo 'make demo          show kstat at work in a guest with a stock Debian kernel; less than a minute'
-	@echo 'make test          run the tests in such guests; 10 minutes; KERNELS=all for every kernel, KERNELS="7.2 forky" for some'
+	@echo 'make test          run the tests in such guests; 10 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 12 minutes'
+	@echo 'make rust-analyzer write rust-project.json, with which rust-analyzer knows the crates of the kernel of KDIR'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'
 	@echo 'make clean         remove what was built in this folder'
