@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of the Rust wrappers: registers netfilter hooks, and has a
- * function for each static inline function, macro, field or static lock that
- * the wrappers use.
+ * The C part of all Rust wrappers. It registers netfilter hooks, wraps inline
+ * functions, macros and structure fields that Rust code cannot use directly,
+ * and defines the mutex for module parameters.
  */
 #include <linux/cpumask.h>
 #include <linux/nsproxy.h>
@@ -21,8 +21,8 @@ struct shim_nf_hooks {
 };
 
 /*
- * Registers a hook for IPv4 and one for IPv6. The caller frees the result, by
- * kfree(), no earlier than an RCU grace period after it unregistered them.
+ * Registers a hook for IPv4 and one for IPv6. The caller frees the result with
+ * kfree() after it has unregistered them and an RCU grace period has passed.
  */
 struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, nf_hookfn *ipv6,
 					     void *priv, unsigned int hooknum, int priority)
@@ -42,7 +42,7 @@ struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, n
 	err = nf_register_net_hooks(net, hooks->ops, 2);
 	if (!err)
 		return hooks;
-	/* nfnetlink_hook may read the ops of the first hook, if the second one failed. */
+	/* If only the second hook failed, nfnetlink_hook may still read the first one's ops. */
 	kfree_rcu(hooks, rcu);
 	return ERR_PTR(err);
 }
@@ -52,7 +52,7 @@ void shim_nf_unregister_hooks(struct net *net, struct shim_nf_hooks *hooks)
 	nf_unregister_net_hooks(net, hooks->ops, 2);
 }
 
-/* NULL for a task that exits and has left its namespaces. */
+/* Returns NULL if the current task is exiting and has left its namespaces. */
 struct net *shim_current_net(void)
 {
 	return current->nsproxy ? current->nsproxy->net_ns : NULL;
@@ -73,7 +73,7 @@ struct user_namespace *shim_net_user_ns(const struct net *net)
 	return net->user_ns;
 }
 
-/* As net_generic(); NULL if @net was allocated when there was no @id yet. */
+/* Like net_generic(), but returns NULL if @net has no room for @id yet. */
 void *shim_net_generic(const struct net *net, unsigned int id)
 {
 	struct net_generic *generic;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the Rust wrappers need C for. bindings_helper.h includes it for bindgen.
+ * Declarations for the Rust wrappers. bindings_helper.h includes them for bindgen.
  */
 #ifndef NETFILTER_SHIM_H
 #define NETFILTER_SHIM_H

@@ -89,7 +89,7 @@ impl Param for State {
     const INITIAL: Self = Self::Loading { start: false };
 
     /// As for the kernel's own bool parameters.
-    const BARE: &'static [u8] = b"1";
+    const NO_ARG: &'static [u8] = b"1";
 
     /// Fails with [`EINVAL`] if `value` is no bool; with [`EBUSY`] while the module is loading, as
     /// no packet is counted yet when the write would return; with [`ENODEV`] when it is unloading; or

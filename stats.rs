@@ -13,10 +13,10 @@ use crate::{
             L4PROTO_TCP, //
         },
         netns::{
-            At,
             Net,
             PerNet,
-            Slot, //
+            Slot,
+            SlotRef, //
         },
         percpu, //
     },
@@ -66,7 +66,7 @@ static HOOKS: Slot<Hooks<Stats>> = Slot::new();
 impl PerNet for Stats {
     /// The first step of every namespace.
     type Context = Step;
-    const SLOT: At<Self> = STATS.at();
+    const SLOT: SlotRef<Self> = STATS.slot_ref();
 
     fn init(first: &Step, _net: &Net) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
@@ -77,7 +77,7 @@ impl PerNet for Stats {
 }
 
 impl Observer for Stats {
-    const SLOT: At<Hooks<Self>> = HOOKS.at();
+    const SLOT: SlotRef<Hooks<Self>> = HOOKS.slot_ref();
 
     /// The counter itself, so that a packet reads nothing to find its CPU's part.
     type HookData<'a> = percpu::CounterRef<'a>;

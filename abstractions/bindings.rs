@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C side as bindgen sees it: what the kernel crate's own bindings have, and beside it what
-//! `bindings_helper.h` adds. Only the wrappers use this.
+//! The C declarations that the wrappers use: the bindings of the kernel crate, and those that
+//! bindgen generates from `bindings_helper.h`.
 
 #![allow(
     clippy::all,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads: the headers of all that the wrappers use and that is
- * not in the kernel crate's own bindings. Kbuild has the list of names.
+ * The input of bindgen: headers with the declarations that the wrappers use
+ * and that the bindings of the kernel crate lack. Kbuild lists their names.
  */
 #include <linux/capability.h>
 #include <linux/ip.h>

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe wrappers of the kernel's C side, one concept a file.
+//! Safe wrappers for C interfaces of the kernel, one concept per file.
 //!
-//! They are written as if for `rust/kernel/`, and know nothing of kstat: another module may copy this
-//! folder with the shim (`netfilter_shim.c`, `netfilter_shim.h`) and the rules for bindgen in `Kbuild`.
+//! They are written as if for `rust/kernel/` and do not depend on kstat. To use them in another
+//! module, copy this directory, the shim (`netfilter_shim.c` and `netfilter_shim.h`), and the rules
+//! for bindgen in `Kbuild`.
 
 mod bindings;
 pub(crate) mod netfilter;

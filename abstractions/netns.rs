@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces, and data that each of them has.
+//! Network namespaces, and data that every network namespace has.
 //!
 //! C headers: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h) and
 //! [`include/net/netns/generic.h`](srctree/include/net/netns/generic.h)
@@ -39,91 +39,97 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// While a reference to it lasts, neither the namespace is freed nor the data that pernet operations
-/// keep in it.
+/// While a reference to it exists, the namespace is not freed, and neither is the data that pernet
+/// operations keep in it.
 #[repr(transparent)]
 pub(crate) struct Net(Opaque<bindings::net>);
 
-// SAFETY: Nothing in `struct net` belongs to one task.
+// SAFETY: Nothing in `struct net` is tied to one task.
 unsafe impl Send for Net {}
 
-// SAFETY: `struct net` is shared between all CPUs; the methods of `Net` rely on no caller's lock.
+// SAFETY: All CPUs share `struct net`, and the methods of `Net` do not need a lock of the caller.
 unsafe impl Sync for Net {}
 
 impl Net {
+    /// Converts a pointer of the C side to a reference.
+    ///
     /// # Safety
     ///
-    /// `ptr` must point to a namespace, and [`Net`]'s invariants must hold for it during `'a`.
+    /// `ptr` must point to a namespace, and the invariants of [`Net`] must hold for it during `'a`.
     unsafe fn from_raw<'a>(ptr: *mut bindings::net) -> &'a Self {
-        // SAFETY: The caller promises it; the cast is right as `Net` is transparent.
+        // SAFETY: By the safety requirements, the pointer is valid during `'a`. The cast is valid
+        // because `Net` is transparent.
         unsafe { &*ptr.cast() }
     }
 
-    /// The C side's pointer.
+    /// Returns the pointer that C functions take.
     pub(crate) fn as_raw(&self) -> *mut bindings::net {
         self.0.get()
     }
 
-    /// The user namespace that owns this namespace.
+    /// Returns the user namespace that owns this network namespace.
     fn owner(&self) -> *mut bindings::user_namespace {
-        // SAFETY: The namespace is valid; `copy_net_ns()` sets its owner before it calls anybody, and
-        // keeps it until the namespace is freed.
+        // SAFETY: The namespace is valid. `copy_net_ns()` sets the owner before it calls pernet
+        // operations, and the namespace references its owner until it is freed.
         unsafe { bindings::shim_net_user_ns(self.as_raw()) }
     }
 
-    /// Whether the initial user namespace owns this namespace.
+    /// Returns whether the initial user namespace owns this network namespace.
     ///
-    /// If not, a user without privileges may be the one who configures it.
+    /// If it does not, a user without privileges may configure this network namespace.
     pub(crate) fn is_owned_by_init_user_ns(&self) -> bool {
         ptr::eq(self.owner(), &raw const bindings::init_user_ns)
     }
 
-    /// Whether both the opener of `file` and the current task have `capability` over this namespace,
-    /// in the user namespace that owns it.
+    /// Returns whether both the opener of `file` and the current task have `capability` in the user
+    /// namespace that owns this network namespace.
     ///
-    /// Both are asked, as `netlink_ns_capable()` does: otherwise a descriptor that is handed to a more
-    /// privileged program would lend that program's privileges to the opener.
+    /// Like `netlink_ns_capable()`, this checks both, to prevent a confused deputy: otherwise, an
+    /// opener without privileges could pass the descriptor to a privileged program, and use the
+    /// privileges of that program.
     pub(crate) fn capable(&self, file: &LocalFile, capability: Capability) -> bool {
-        // SAFETY: `file` and its owner are valid.
+        // SAFETY: `file` and the owner of this namespace are valid.
         let opener =
             unsafe { bindings::file_ns_capable(file.as_ptr(), self.owner(), capability.0) };
-        // SAFETY: The owner is valid.
+        // SAFETY: The owner of this namespace is valid.
         opener && unsafe { bindings::ns_capable(self.owner(), capability.0) }
     }
 }
 
-/// A capability: a `CAP_` number.
+/// A capability, such as `CAP_NET_ADMIN`.
 #[derive(Clone, Copy)]
 pub(crate) struct Capability(c_int);
 
 impl Capability {
-    /// `CAP_NET_ADMIN`: to configure a network.
+    /// `CAP_NET_ADMIN`: the capability to configure the network.
     pub(crate) const NET_ADMIN: Self = Self(bindings::CAP_NET_ADMIN as c_int);
 }
 
-/// A network namespace that is in use, and stays so while it is referenced.
+/// A network namespace that is in use: while it is referenced, it is neither torn down nor freed.
 ///
-/// It is not [`Net`] itself that is reference counted, because the namespaces that [`PerNet::init`]
-/// and [`PerNet::pre_exit`] are called for are not in use: the first may fail to be set up, which
-/// frees it whoever references it; the second is being torn down.
+/// [`Net`] itself is not reference counted, because [`PerNet::init`] and [`PerNet::pre_exit`] are
+/// called for namespaces that are not in use. If the set-up of a new namespace fails, the namespace
+/// is freed even if it is referenced. A namespace in [`PerNet::pre_exit`] is already being torn
+/// down.
 ///
 /// # Invariants
 ///
-/// The namespace has a reference count of at least 1.
+/// The reference count of the namespace is at least 1.
 #[repr(transparent)]
 pub(crate) struct LiveNet(Net);
 
 impl LiveNet {
-    /// Returns the current task's network namespace.
+    /// Returns the network namespace of the current task.
     ///
-    /// `None` if the task is exiting and has left its namespaces (`exit_nsproxy_namespaces()`): then
-    /// it may still release files. Callable from any context.
+    /// Returns `None` if the task is exiting and has left its namespaces
+    /// (`exit_nsproxy_namespaces()`); such a task may still release files. Callable from any
+    /// context.
     pub(crate) fn current() -> Option<ARef<Self>> {
         // SAFETY: `current` is valid.
         let net = unsafe { bindings::shim_current_net() }.cast::<Self>();
 
-        // SAFETY: The pointer is null or that of a namespace that the current task references; only
-        // the task itself changes that. `LiveNet` is transparent.
+        // SAFETY: The pointer is null, or points to a namespace that the current task references.
+        // Only the task itself changes that reference. `LiveNet` is transparent.
         unsafe { net.as_ref() }.map(ARef::from)
     }
 }
@@ -136,33 +142,33 @@ impl Deref for LiveNet {
     }
 }
 
-// SAFETY: By the type invariant every `LiveNet` is reference counted; a namespace is neither torn down
-// nor freed while its count is not 0.
+// SAFETY: By the type invariant, the reference count is not 0. A namespace is neither torn down nor
+// freed until its reference count is 0.
 unsafe impl AlwaysRefCounted for LiveNet {
     fn inc_ref(&self) {
-        // SAFETY: By the type invariant the count is not 0.
+        // SAFETY: By the type invariant, the reference count is not 0.
         unsafe { bindings::shim_get_net(self.as_raw()) };
     }
 
     unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: The caller has a reference to give up; any context may do that.
+        // SAFETY: The caller gives up a reference. `put_net()` is callable from any context.
         unsafe { bindings::shim_put_net(obj.as_ptr().cast()) };
     }
 }
 
-/// Data that every network namespace has one of.
+/// Data of which every network namespace has one instance.
 ///
 /// # Examples
 ///
 /// ```
 /// use crate::abstractions::{
 ///     netns::{
-///         At,
 ///         LiveNet,
 ///         Net,
 ///         PerNet,
 ///         Registration,
-///         Slot, //
+///         Slot,
+///         SlotRef, //
 ///     },
 ///     percpu, //
 /// };
@@ -176,7 +182,7 @@ unsafe impl AlwaysRefCounted for LiveNet {
 ///
 /// impl PerNet for Seen {
 ///     type Context = ();
-///     const SLOT: At<Self> = SLOT.at();
+///     const SLOT: SlotRef<Self> = SLOT.slot_ref();
 ///
 ///     fn init(_: &(), _net: &Net) -> impl PinInit<Self, Error> {
 ///         try_pin_init!(Self {
@@ -190,61 +196,63 @@ unsafe impl AlwaysRefCounted for LiveNet {
 /// seen.get(&net).ok_or(ENOENT)?.packets.borrow().inc();
 /// assert_eq!(seen.get(&net).ok_or(ENOENT)?.packets.borrow().sum(), 1);
 ///
-/// // One at a time.
+/// // Only one registration can exist at a time.
 /// assert_eq!(Registration::<Seen>::new(()).err(), Some(EBUSY));
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait PerNet: Send + Sync + Sized + 'static {
-    /// What [`PerNet::init`] is given beside the namespace.
+    /// The argument of [`PerNet::init`] beside the namespace.
     type Context: Send + Sync + 'static;
 
-    /// Where the static memory of the registration is.
-    const SLOT: At<Self>;
+    /// The static that holds the registration.
+    const SLOT: SlotRef<Self>;
 
-    /// Makes the data of one namespace.
+    /// Creates the data of one namespace.
     ///
-    /// Called for each existing namespace at registration, then for each new one before any task can
-    /// be in it. An error makes the registration, or the creation of the namespace, fail with it.
-    /// May sleep; `pernet_ops_rwsem` is held.
+    /// Called for each existing namespace at registration, and then for each new namespace before
+    /// any task can be in it. If this fails, the registration or the creation of the namespace
+    /// fails with the same error. May sleep. Called with `pernet_ops_rwsem` held.
     fn init(context: &Self::Context, net: &Net) -> impl PinInit<Self, Error>;
 
-    /// Makes the data unreachable for RCU readers: called before it is dropped, with an RCU grace
-    /// period in between.
+    /// Makes the data unreachable for RCU readers.
     ///
-    /// May sleep; `pernet_ops_rwsem` is held.
+    /// Called before the data is dropped; an RCU grace period passes in between. May sleep. Called
+    /// with `pernet_ops_rwsem` held.
     fn pre_exit(self: Pin<&Self>, _net: &Net) {}
 }
 
-/// The static memory of the [`Registration`] of a [`PerNet`].
+/// The memory of the [`Registration`] of a [`PerNet`], which must be a static.
 ///
-/// The callbacks of `struct pernet_operations` get the namespace and no other argument, so they find
-/// the registration in a static.
+/// The callbacks of `struct pernet_operations` get the namespace and no other argument, so they
+/// find the registration through a static.
 pub(crate) struct Slot<T: PerNet> {
-    /// Whether a [`Registration`] exists, or is being made or dropped. Whoever sets it owns the other
-    /// fields.
+    /// 1 while a [`Registration`] exists, is being created or is being dropped; otherwise 0. The
+    /// task that sets it to 1 owns the other fields.
     taken: Atomic<i32>,
-    /// The index of the pointer to the data in `net->gen`.
+    /// The index in `net->gen` of the pointer to the data.
     id: UnsafeCell<c_uint>,
     ops: Opaque<bindings::pernet_operations>,
+    /// The context of the registration, for [`PerNet::init`].
     context: UnsafeCell<*const T::Context>,
 }
 
-// SAFETY: `taken` is atomic, and gives the other fields to one owner at a time. While a registration
-// lasts, Rust code does not write them.
+// SAFETY: `taken` is atomic, and gives the other fields to one owner at a time. While a
+// registration exists, Rust code does not write to them.
 unsafe impl<T: PerNet> Sync for Slot<T> {}
 
-/// The address of a [`Slot`], for [`PerNet::SLOT`].
+/// A reference to a static [`Slot`], for [`PerNet::SLOT`].
 ///
-/// An associated constant names the same static at each use, which an associated function need not.
+/// An associated constant refers to the same static at every use. An associated function could
+/// return a different static each time.
 ///
 /// # Invariants
 ///
 /// The slot is a static.
-pub(crate) struct At<T: PerNet>(*const Slot<T>);
+pub(crate) struct SlotRef<T: PerNet>(*const Slot<T>);
 
-impl<T: PerNet> At<T> {
+impl<T: PerNet> SlotRef<T> {
     fn get(self) -> &'static Slot<T> {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant, the slot is a static.
         unsafe { &*self.0 }
     }
 }
@@ -260,34 +268,34 @@ impl<T: PerNet> Slot<T> {
         }
     }
 
-    /// Returns the slot's address.
-    pub(crate) const fn at(&'static self) -> At<T> {
+    /// Returns a reference to the slot, for [`PerNet::SLOT`].
+    pub(crate) const fn slot_ref(&'static self) -> SlotRef<T> {
         // INVARIANT: The reference is `'static`.
-        At(self)
+        SlotRef(self)
     }
 
-    /// Returns where `net` keeps its pointer to the data.
+    /// Returns the address of the pointer to the data in `net`.
     ///
-    /// The result is null if the core has made no room in `net` yet; the pointer is null before
-    /// [`PerNet::init`] has succeeded.
+    /// The address is null if the pernet core has not yet allocated the pointer for `net`. The
+    /// pointer is null before [`PerNet::init`] has succeeded.
     ///
     /// # Safety
     ///
     /// The slot must be registered.
     unsafe fn data(&self, net: &Net) -> *mut *mut T {
-        // SAFETY: The slot is registered, so `id` is set and not written.
+        // SAFETY: The slot is registered, so `id` is set and does not change.
         unsafe { bindings::shim_net_generic(net.as_raw(), *self.id.get()).cast() }
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    /// Only the pernet core may call this, for the operations of the slot of `T`.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
         let slot = T::SLOT.get();
-        // SAFETY: The core calls this for a namespace that it holds.
+        // SAFETY: The pernet core calls this for a namespace that it keeps during the call.
         let net = unsafe { Net::from_raw(net) };
-        // SAFETY: `Registration::new` wrote the pointer before it registered the operations; the context
-        // lives until they are unregistered.
+        // SAFETY: `Registration::new` set the pointer before it registered the operations. The
+        // context lives until the operations are unregistered.
         let context = unsafe { &**slot.context.get() };
 
         from_result(|| {
@@ -295,7 +303,7 @@ impl<T: PerNet> Slot<T> {
             // SAFETY: The data is not moved before `exit` drops it.
             let data = KBox::into_raw(unsafe { Pin::into_inner_unchecked(data) });
 
-            // SAFETY: The core has made room for the pointer, and no other task looks there yet.
+            // SAFETY: The pernet core has allocated the pointer, and no other task accesses it yet.
             unsafe { *slot.data(net) = data };
             Ok(0)
         })
@@ -303,57 +311,58 @@ impl<T: PerNet> Slot<T> {
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    /// Only the pernet core may call this, for the operations of the slot of `T`.
     unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
-        // SAFETY: The core calls this for a namespace that it holds.
+        // SAFETY: The pernet core calls this for a namespace that it keeps during the call.
         let net = unsafe { Net::from_raw(net) };
 
-        // SAFETY: The core calls this after `init`, which put the data there, and before `exit`, which
-        // drops it; the data is not moved in between.
+        // SAFETY: The pernet core calls this after `init`, which stored the pointer to the data,
+        // and before `exit`, which drops the data. The data is not moved in between.
         unsafe { Pin::new_unchecked(&**T::SLOT.get().data(net)) }.pre_exit(net);
     }
 
     /// # Safety
     ///
-    /// To be called by the pernet core only, for the operations of `T`'s slot.
+    /// Only the pernet core may call this, for the operations of the slot of `T`.
     unsafe extern "C" fn exit(net: *mut bindings::net) {
-        // SAFETY: The core calls this for a namespace that it holds.
+        // SAFETY: The pernet core calls this for a namespace that it keeps during the call.
         let net = unsafe { Net::from_raw(net) };
 
-        // SAFETY: `init` made the data a box and put it there. The core calls this once, when nobody
-        // can find the data any more: the namespace is dead, or the registration is being dropped.
+        // SAFETY: `init` stored the pointer of a `KBox`. The pernet core calls this once, when the
+        // data is no longer used: the namespace is dead, or the registration is being dropped.
         drop(unsafe { KBox::from_raw(*T::SLOT.get().data(net)) });
     }
 }
 
-/// Keeps a [`PerNet`] in every network namespace until it is dropped.
+/// Gives every network namespace a `T` until it is dropped.
 ///
-/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods; their number
+/// Dropping it may sleep, takes `pernet_ops_rwsem`, and waits for RCU grace periods, whose number
 /// does not depend on the number of namespaces.
 ///
-/// It has to be dropped before the module is unloaded, as every registration in the kernel has to be:
-/// if it is leaked, by [`core::mem::forget`] for example, the kernel calls code that is gone.
+/// Like every registration in the kernel, it must be dropped before the module is unloaded. If it
+/// is leaked, for example by [`core::mem::forget`], the kernel calls code that no longer exists.
 ///
 /// # Invariants
 ///
-/// `T::SLOT` is taken by this registration, its operations are registered, and its context is
-/// `context`.
+/// This registration has taken `T::SLOT`. The operations of the slot are registered, and its
+/// context is `context`.
 pub(crate) struct Registration<T: PerNet> {
     context: Pin<KBox<T::Context>>,
 }
 
 impl<T: PerNet> Registration<T> {
-    /// Gives every namespace its `T`; `context` is what [`PerNet::init`] is given.
+    /// Creates a `T` in every namespace, by [`PerNet::init`] with `context`.
     ///
-    /// May sleep. Fails with [`EBUSY`] if there is a registration of `T`, with [`ENOMEM`], or with the
-    /// error of [`PerNet::init`]; then no namespace has a `T`.
+    /// May sleep. Fails with [`EBUSY`] if a registration of `T` already exists, with [`ENOMEM`], or
+    /// with the error of [`PerNet::init`]. After an error, no namespace has a `T` from this call.
     pub(crate) fn new(context: T::Context) -> Result<Self> {
         let context = KBox::pin(context, GFP_KERNEL)?;
         let slot = T::SLOT.get();
         slot.taken.cmpxchg(0, 1, Acquire).map_err(|_| EBUSY)?;
 
-        // SAFETY: This task has taken the slot, and the slot is not registered: no other code reads or
-        // writes it. The context is pinned, and lives until the operations are unregistered.
+        // SAFETY: This task has taken the slot, and the slot is not registered, so no other code
+        // reads or writes it. The context is pinned, and lives until the operations are
+        // unregistered.
         let result = unsafe {
             *slot.context.get() = ptr::from_ref(&*context);
             slot.ops.get().write(bindings::pernet_operations {
@@ -362,7 +371,7 @@ impl<T: PerNet> Registration<T> {
                 exit: Some(Slot::<T>::exit),
                 id: slot.id.get(),
                 size: size_of::<*mut T>(),
-                // No other operation, and a list head that the core fills in.
+                // No other operations, and a list head that the pernet core initializes.
                 ..pin_init::zeroed()
             });
             to_result(bindings::register_pernet_subsys(slot.ops.get()))
@@ -372,23 +381,23 @@ impl<T: PerNet> Registration<T> {
             slot.taken.store(0, Release);
             return Err(error);
         }
-        // INVARIANT: All this was done just now.
+        // INVARIANT: The slot was taken, its context set and its operations registered above.
         Ok(Self { context })
     }
 
-    /// The context that the registration was made with.
+    /// Returns the context that was given to [`Registration::new`].
     pub(crate) fn context(&self) -> &T::Context {
         &self.context
     }
 
     /// Returns the data of `net`.
     ///
-    /// `None` only if `net` is being set up, and its `T` is not made yet.
+    /// Returns `None` only if `net` is being set up and its `T` has not been created yet.
     pub(crate) fn get<'a>(&'a self, net: &'a Net) -> Option<&'a T> {
-        // SAFETY: The slot is registered by the type invariant.
+        // SAFETY: By the type invariant, the slot is registered.
         let data = unsafe { T::SLOT.get().data(net) };
-        // SAFETY: Both pointers are null or valid. The data is dropped only after `net` is gone or
-        // `self` is.
+        // SAFETY: Both pointers are null or valid. The data is dropped with `net` or with `self`,
+        // and both are borrowed for `'a`.
         unsafe { data.as_ref().and_then(|data| data.as_ref()) }
     }
 }
@@ -397,7 +406,7 @@ impl<T: PerNet> Drop for Registration<T> {
     fn drop(&mut self) {
         let slot = T::SLOT.get();
 
-        // SAFETY: By the type invariant the operations are registered.
+        // SAFETY: By the type invariant, the operations are registered.
         unsafe { bindings::unregister_pernet_subsys(slot.ops.get()) };
         slot.taken.store(0, Release);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Module parameters whose values are checked, and which do something when they are set.
+//! Module parameters that check their values, and can act when they are set.
 //!
 //! C header: [`include/linux/moduleparam.h`](srctree/include/linux/moduleparam.h)
 
@@ -23,21 +23,23 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// Who sets a parameter.
+/// Where a new value of a parameter comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The loader, from its arguments, before the module's `init` is called.
+    /// The load arguments. The module loader sets the parameter before it calls the module's
+    /// `init`.
     Load,
-    /// A task that writes to `/sys/module/<module>/parameters`: at any time from shortly before
+    /// A write to `/sys/module/<module>/parameters`. It can happen at any time from shortly before
     /// `init` is called until shortly after the module has been dropped.
     Sysfs,
 }
 
-/// A module parameter's value. It is read as its [`fmt::Display`] and a newline.
+/// The value of a module parameter. Reading the parameter returns its [`fmt::Display`] output and a
+/// newline.
 ///
-/// The methods run with the lock of [`Locked`] held, and may sleep. Of other locks, only those of the open
-/// sysfs file are held (kernfs's mutex and active reference). An error is returned to the writer, or
-/// fails the loading, and should leave the parameter as it was.
+/// The methods may sleep. They run with the lock of [`Locked`] held. The only other locks that are
+/// held are those of the open sysfs file (the mutex and the active reference of kernfs). An error
+/// is returned to the writer, or makes loading fail, and should leave the value unchanged.
 ///
 /// # Examples
 ///
@@ -56,7 +58,7 @@ pub(crate) enum Origin {
 ///     fn set(&mut self, value: &[u8], _: Origin) -> Result {
 ///         self.0 = match value {
 ///             b"low" => 1,
-///             b"high" => 11,
+///             b"high" => 10,
 ///             _ => return Err(EINVAL),
 ///         };
 ///         Ok(())
@@ -65,7 +67,7 @@ pub(crate) enum Origin {
 ///
 /// impl fmt::Display for Volume {
 ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         f.write_str(if self.0 < 11 { "low" } else { "high" })
+///         f.write_str(if self.0 < 10 { "low" } else { "high" })
 ///     }
 /// }
 ///
@@ -75,41 +77,46 @@ pub(crate) enum Origin {
 /// # Ok::<(), Error>(())
 /// ```
 pub(crate) trait Param: fmt::Display + Send + Sized + 'static {
-    /// The value that the parameter has at first, and again when the module goes.
+    /// The default value. The parameter is set back to it when the module is unloaded.
     const INITIAL: Self;
 
-    /// The value that the parameter's name stands for without `=`: usually none.
-    const BARE: &'static [u8] = b"";
+    /// The text that is passed to [`Self::set`] if the parameter is given without `=value`.
+    const NO_ARG: &'static [u8] = b"";
 
-    /// Sets the value. A newline at its end has been removed, so that `echo` works.
+    /// Sets the value from a text. One newline at its end has been removed, so that `echo` works.
     fn set(&mut self, value: &[u8], origin: Origin) -> Result;
 }
 
-/// The static that holds a parameter's value, and the lock that protects it.
+/// The static that holds the value of a parameter. A lock protects the value.
 ///
-/// All parameters of a module share one lock, a mutex that exists before the module's `init` and after
-/// the module has been dropped. The kernel's own lock of a module's parameters will not do: the locks
-/// of all modules are one lockdep class, mac80211 takes its own while it holds the RTNL, and to
-/// register pernet operations takes `pernet_ops_rwsem`, which is taken before the RTNL elsewhere. So
-/// lockdep would report a cycle between parameter lock, `pernet_ops_rwsem` and RTNL.
+/// All parameters of a module share one lock. It is a mutex that exists before the module's `init`
+/// is called and after the module has been dropped.
 ///
-/// A parameter is set back to [`Param::INITIAL`] when the module goes or fails to load, which drops
-/// what the parameter held. At unload the module is `MODULE_STATE_UNFORMED` then, and lockdep accepts no
-/// lock of the module that it has not seen before: a module should drop registrations in its own drop, and
-/// have taken this lock in its `init`.
+/// The kernel's own lock for the parameters of a module is not suitable. The locks of all modules
+/// are one lockdep class, and mac80211 takes its own while it holds the RTNL. Registering pernet
+/// operations takes `pernet_ops_rwsem`, and other code takes the RTNL while it holds
+/// `pernet_ops_rwsem`. Lockdep would therefore report a cycle of the parameter lock,
+/// `pernet_ops_rwsem` and the RTNL.
+///
+/// When the module is unloaded or fails to load, the parameter is set back to [`Param::INITIAL`],
+/// and the old value is dropped. On unloading, the module is `MODULE_STATE_UNFORMED` at that time,
+/// and lockdep refuses locks of the module that it has not seen before. Therefore, a module should
+/// drop its registrations in its own drop, and should take this lock in its `init`.
 pub(crate) struct Locked<T>(UnsafeCell<T>);
 
-// SAFETY: The value is reached with the lock held, by one task at a time, which may be any.
+// SAFETY: The value is only accessed with the lock held, so by one task at a time; `T: Send` allows
+// that to be any task.
 unsafe impl<T: Send> Sync for Locked<T> {}
 
 impl<T> Locked<T> {
-    /// Takes the lock, which the guard releases when it is dropped. May sleep.
+    /// Takes the lock, and returns a guard that releases it when it is dropped. May sleep.
     ///
-    /// The caller must not hold the lock, of this parameter or another: [`Param`]'s methods do.
+    /// The caller must not hold the lock already, through this parameter or another one. The
+    /// methods of [`Param`] are called with the lock held.
     pub(crate) fn lock(&'static self) -> Guard<T> {
-        // SAFETY: The mutex is a static, and initialized.
+        // SAFETY: The mutex is an initialized static.
         unsafe { bindings::mutex_lock(&raw mut bindings::shim_param_mutex) };
-        // INVARIANT: The lock was taken just now.
+        // INVARIANT: The current task took the lock above.
         Guard {
             locked: self,
             _not_send: NotThreadSafe,
@@ -118,23 +125,25 @@ impl<T> Locked<T> {
 }
 
 impl<T: Param> Locked<T> {
+    /// Returns a parameter value that is [`Param::INITIAL`].
+    ///
     /// # Safety
     ///
-    /// The result must be a static that is a parameter's value, which [`module_param!`] makes it:
-    /// others would keep what they hold when the module goes.
+    /// The result must be a static that is registered as a parameter, as [`module_param!`] does.
+    /// Another static would not be reset when the module is unloaded, and would not drop its value.
     pub(crate) const unsafe fn new() -> Self {
         Self(UnsafeCell::new(T::INITIAL))
     }
 }
 
-/// Access to the value of a [`Locked`].
+/// Access to the value of a [`Locked`], with the lock held.
 ///
 /// # Invariants
 ///
 /// The current task holds the lock.
 pub(crate) struct Guard<T: 'static> {
     locked: &'static Locked<T>,
-    // The task that takes a mutex has to release it.
+    // A mutex must be released by the task that took it.
     _not_send: NotThreadSafe,
 }
 
@@ -142,31 +151,32 @@ impl<T> Deref for Guard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant the lock is held.
+        // SAFETY: By the type invariant, the lock is held.
         unsafe { &*self.locked.0.get() }
     }
 }
 
 impl<T> DerefMut for Guard<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant the lock is held.
+        // SAFETY: By the type invariant, the lock is held.
         unsafe { &mut *self.locked.0.get() }
     }
 }
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the current task holds the lock.
+        // SAFETY: By the type invariant, the current task holds the lock.
         unsafe { bindings::mutex_unlock(&raw mut bindings::shim_param_mutex) };
     }
 }
 
-/// `THIS_MODULE`; Linux 7.3 has [`kernel::module::this_module`] for that, and 7.2 has not.
+/// Returns `THIS_MODULE`. Linux 7.3 has [`kernel::module::this_module`] for this; Linux 7.2 does
+/// not.
 const fn this_module() -> *mut bindings::module {
     (&raw const bindings::__this_module).cast_mut()
 }
 
-/// The C operations of a parameter that is a `T`.
+/// The C operations of a parameter whose value is a `T`.
 struct Ops<T: Param>(PhantomData<T>);
 
 impl<T: Param> Ops<T> {
@@ -183,13 +193,15 @@ impl<T: Param> Ops<T> {
 
     /// # Safety
     ///
-    /// To be called by the module loader or by sysfs only, for a parameter made from a `Locked<T>`,
-    /// with the kernel's lock of it held.
+    /// Only the module loader or sysfs may call this, for a parameter that was made from a
+    /// `Locked<T>`, with the kernel's lock for the module's parameters held.
     unsafe extern "C" fn set(value: *const c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller passes a parameter made from a `Locked<T>`, which is a static.
+        // SAFETY: The caller passes a parameter that was made from a `Locked<T>`, which is a
+        // static.
         let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
-        // SAFETY: The module's memory is there while its parameters are set. The loader sets up
-        // what sysfs needs after it has parsed the arguments, and before anybody can open a file.
+        // SAFETY: The memory of the module exists while its parameters are set. The module loader
+        // sets `mkobj.mp` after it has parsed the load arguments, and before a task can open a
+        // sysfs file.
         let origin = if unsafe { (*(*param).mod_).mkobj.mp.is_null() } {
             Origin::Load
         } else {
@@ -197,30 +209,31 @@ impl<T: Param> Ops<T> {
         };
 
         let value = if value.is_null() {
-            T::BARE
+            T::NO_ARG
         } else {
-            // SAFETY: It is not null, so it is a string, which the caller keeps until this returns.
+            // SAFETY: `value` is not null, so it is a C string that is valid until this returns.
             unsafe { CStr::from_char_ptr(value) }.to_bytes()
         };
         let value = value.strip_suffix(b"\n").unwrap_or(value);
 
         from_result(|| {
-            // SAFETY: The caller holds the kernel's lock.
+            // SAFETY: The caller holds the kernel's lock for the module's parameters.
             unsafe { without_kernel_lock(|| locked.lock().set(value, origin)) }.map(|()| 0)
         })
     }
 
     /// # Safety
     ///
-    /// To be called by sysfs only, for a parameter made from a `Locked<T>`, with the kernel's lock of
-    /// it held.
+    /// Only sysfs may call this, for a parameter that was made from a `Locked<T>`, with the
+    /// kernel's lock for the module's parameters held.
     unsafe extern "C" fn get(page: *mut c_char, param: *const bindings::kernel_param) -> c_int {
-        // SAFETY: The caller passes a parameter made from a `Locked<T>`, which is a static.
+        // SAFETY: The caller passes a parameter that was made from a `Locked<T>`, which is a
+        // static.
         let locked = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Locked<T>>() };
         let show = || {
             let value = locked.lock();
 
-            // SAFETY: sysfs passes a page; `%pA` takes a pointer to `fmt::Arguments`.
+            // SAFETY: Sysfs passes a page. `%pA` takes a pointer to `fmt::Arguments`.
             unsafe {
                 bindings::sysfs_emit(
                     page,
@@ -230,52 +243,53 @@ impl<T: Param> Ops<T> {
             }
         };
 
-        // SAFETY: The caller holds the kernel's lock.
+        // SAFETY: The caller holds the kernel's lock for the module's parameters.
         unsafe { without_kernel_lock(show) }
     }
 
     /// # Safety
     ///
-    /// To be called by the module loader only, for the `arg` of a parameter made from a `Locked<T>`,
-    /// when sysfs has no file of it: the module fails to load, or its `exit` has returned.
+    /// Only the module loader may call this, for the `arg` of a parameter that was made from a
+    /// `Locked<T>`, when the parameter has no file in sysfs: the module has failed to load, or its
+    /// `exit` has returned.
     unsafe extern "C" fn free(arg: *mut c_void) {
         // SAFETY: The caller passes a pointer to a `Locked<T>`, which is a static.
         let locked = unsafe { &*arg.cast::<Locked<T>>() };
 
-        // Dropped without the lock, which the value's own drop may take.
+        // The value is dropped without the lock, because its drop may take the lock.
         let value = mem::replace(&mut *locked.lock(), T::INITIAL);
         drop(value);
     }
 }
 
-/// Does `work` without the kernel's lock of the module's parameters, which the current task holds.
+/// Calls `work` with the kernel's lock for the module's parameters released.
 ///
-/// [`Locked`] says why. No other module in the tree releases that lock within a parameter's operation;
-/// it is safe to, as the lock protects the strings of `charp` parameters, which a module that uses only
-/// [`module_param!`] has none of, and as sysfs keeps the file, and so the module's memory, until the
-/// operation has returned.
+/// [`Locked`] gives the reason. No other module in the kernel tree releases that lock in an
+/// operation of a parameter, but it is safe. The lock protects the strings of `charp` parameters,
+/// and a module that only uses [`module_param!`] has none. Sysfs keeps the file, and thereby the
+/// memory of the module, until the operation has returned.
 ///
 /// # Safety
 ///
-/// The current task must hold that lock.
+/// The current task must hold the kernel's lock for the module's parameters.
 unsafe fn without_kernel_lock<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: The caller promises that the lock is held.
+    // SAFETY: By the safety requirements, the current task holds the lock.
     unsafe { bindings::kernel_param_unlock(this_module()) };
     let result = work();
-    // SAFETY: The module is this one, which exists as long as its parameters are written or read.
+    // SAFETY: This module exists as long as its parameters are written or read.
     unsafe { bindings::kernel_param_lock(this_module()) };
     result
 }
 
-/// A record of the `__param` section, from which the module loader makes a parameter.
+/// An entry of the `__param` section, from which the module loader creates a parameter.
 #[repr(transparent)]
 pub(crate) struct Record(bindings::kernel_param);
 
-// SAFETY: Nothing writes to it.
+// SAFETY: Nothing writes to a record.
 unsafe impl Sync for Record {}
 
 impl Record {
-    /// Makes a record, for [`module_param!`], which puts it into the section.
+    /// Creates a record. For [`module_param!`], which puts it into the `__param` section.
     pub(crate) const fn new<T: Param>(
         name: &'static CStr,
         mode: u16,
@@ -295,14 +309,14 @@ impl Record {
     }
 }
 
-/// Declares a parameter of the module, and the static that holds its value.
+/// Declares a module parameter, and the static that holds its value.
 ///
-/// `module_param!(STATIC: Type, name: type, mode, "description")`: `Type` is a [`Param`], `type` is what
-/// `modinfo` prints, and the mode is that of the file in sysfs.
+/// The arguments are `STATIC: Type, name: type, mode, "description"`. `Type` implements [`Param`].
+/// `type` is the name of the type that `modinfo` prints. `mode` is the mode of the file in sysfs.
 macro_rules! module_param {
     ($value:ident: $param:ty, $name:ident: $type:ident, $mode:expr, $description:literal) => {
         static $value: $crate::abstractions::param::Locked<$param> = {
-            // SAFETY: `RECORD` below makes it a parameter's value.
+            // SAFETY: `RECORD` below registers this static as a parameter.
             unsafe { $crate::abstractions::param::Locked::new() }
         };
 
@@ -312,8 +326,9 @@ macro_rules! module_param {
                 Record, //
             };
 
-            // `#[used]` alone means the linker where rustc is newer, which then keeps these apart from
-            // the rest of `.modinfo`, where modpost does not find the licence.
+            // Newer versions of rustc read plain `#[used]` as `#[used(linker)]`. These items would
+            // then be in a second `.modinfo` section, and modpost would not find the licence in the
+            // first.
             #[link_section = "__param"]
             #[used(compiler)]
             static RECORD: Record = Record::new(kernel::c_str!(stringify!($name)), $mode, &$value);
@@ -333,10 +348,10 @@ macro_rules! module_param {
 }
 pub(crate) use module_param;
 
-/// The bytes of a string, for [`module_param!`].
+/// Returns the bytes of `text`, which must be `N` bytes long. For [`module_param!`].
 pub(crate) const fn bytes<const N: usize>(text: &str) -> [u8; N] {
     match text.as_bytes().first_chunk() {
         Some(bytes) => *bytes,
-        None => panic!("the text has another length"),
+        None => panic!("the text is shorter than N bytes"),
     }
 }

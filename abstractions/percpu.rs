@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A counter that no two CPUs contend for.
+//! A per-CPU counter: CPUs add to it without contention.
 //!
 //! C header: [`include/linux/percpu.h`](srctree/include/linux/percpu.h)
 
@@ -19,11 +19,11 @@ use kernel::{
     },
 };
 
-/// A 64-bit counter with a part for each possible CPU, in memory that belongs to that CPU.
+/// A 64-bit counter that has one part for each possible CPU, in the per-CPU memory of that CPU.
 ///
-/// Adding costs one instruction on x86, and elsewhere one atomic operation, on a cache line that no
-/// other CPU writes. Reading adds up the parts of all possible CPUs, online or not, so the count of a
-/// CPU that goes offline is kept.
+/// Adding costs one instruction on x86-64, and one atomic operation on other architectures, on a
+/// cache line that no other CPU writes. Reading sums the parts of all possible CPUs, online and
+/// offline, so the count of a CPU that goes offline is kept.
 ///
 /// # Examples
 ///
@@ -39,51 +39,54 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The pointer is a per-CPU allocation of an [`Atomic<u64>`], which is this counter's own.
+/// The pointer is a per-CPU allocation of an [`Atomic<u64>`] that belongs to this counter.
 pub(crate) struct Counter(NonNull<c_void>);
 
-/// A borrowed [`Counter`]: its per-CPU address, which C calls a `u64 __percpu *`.
+/// A borrowed [`Counter`]: its per-CPU address, which is a `u64 __percpu *` in C.
 ///
 /// # Invariants
 ///
-/// `ptr` is a per-CPU allocation of an [`Atomic<u64>`], which is not freed during `'a`. Each part is
-/// only read, or added to: by one instruction of its CPU, or atomically.
+/// `ptr` is a per-CPU allocation of an [`Atomic<u64>`] that is not freed during `'a`. The only
+/// accesses to a part are reads, and additions that are either one instruction of its CPU or
+/// atomic.
 #[derive(Clone, Copy)]
 pub(crate) struct CounterRef<'a> {
     ptr: NonNull<c_void>,
     _counter: PhantomData<&'a Counter>,
 }
 
-// SAFETY: Any task may free what the per-CPU allocator returned.
+// SAFETY: A per-CPU allocation may be freed by any task.
 unsafe impl Send for Counter {}
 
-// SAFETY: By the type invariant of `CounterRef` no addition is lost, and parts are read as atomics.
+// SAFETY: By the type invariant of `CounterRef`, no addition is lost, and parts are read
+// atomically.
 unsafe impl Sync for Counter {}
 
-// SAFETY: It is a reference to a `Counter`, which is `Sync`.
+// SAFETY: A `CounterRef` is a reference to a `Counter`, which is `Sync`.
 unsafe impl Send for CounterRef<'_> {}
 
-// SAFETY: As above.
+// SAFETY: A `CounterRef` is a reference to a `Counter`, which is `Sync`.
 unsafe impl Sync for CounterRef<'_> {}
 
 impl Counter {
-    /// Allocates a counter that stands at 0.
+    /// Allocates a counter whose value is 0.
     ///
-    /// May sleep. Fails if there is no memory for a part of every possible CPU.
+    /// May sleep. Fails if there is not enough memory for the parts of all possible CPUs.
     pub(crate) fn new() -> Result<Self, AllocError> {
-        // SAFETY: The size is not 0, and the alignment is a power of two below a page.
+        // SAFETY: The size is not 0. The alignment is a power of two, and smaller than a page.
         let ptr = unsafe {
             bindings::shim_alloc_percpu(size_of::<Atomic<u64>>(), align_of::<Atomic<u64>>())
         };
 
-        // INVARIANT: The allocator returned zeroed memory, which is a valid `Atomic<u64>`, of this size
-        // and alignment for each possible CPU.
+        // INVARIANT: For each possible CPU, the allocator returned zeroed memory of this size and
+        // alignment. Zeroed memory is a valid `Atomic<u64>`.
         Ok(Self(NonNull::new(ptr).ok_or(AllocError)?))
     }
 
     /// Borrows the counter.
     pub(crate) fn borrow(&self) -> CounterRef<'_> {
-        // INVARIANT: By the type invariant, and this cannot be dropped while it is borrowed.
+        // INVARIANT: By the type invariant, this is a per-CPU allocation. It is not freed while the
+        // counter is borrowed.
         CounterRef {
             ptr: self.0,
             _counter: PhantomData,
@@ -93,13 +96,13 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        // SAFETY: The memory came from the per-CPU allocator, and nobody borrows the counter.
+        // SAFETY: The memory comes from the per-CPU allocator, and the counter is not borrowed.
         unsafe { bindings::free_percpu(self.0.as_ptr()) };
     }
 }
 
 impl CounterRef<'_> {
-    /// Returns the per-CPU address, which is not to be dereferenced as it is.
+    /// Returns the per-CPU address. It must not be dereferenced directly.
     pub(crate) fn into_raw(self) -> *mut c_void {
         self.ptr.as_ptr()
     }
@@ -108,11 +111,13 @@ impl CounterRef<'_> {
     ///
     /// # Safety
     ///
-    /// `ptr` must have come from [`Self::into_raw`] of a counter that is not dropped while the result lasts.
+    /// `ptr` must come from [`Self::into_raw`], and its counter must not be dropped while the
+    /// result exists.
     pub(crate) unsafe fn from_raw(ptr: *mut c_void) -> Self {
-        // INVARIANT: The caller promises that it is the address of a counter.
+        // INVARIANT: By the safety requirements, `ptr` is the per-CPU address of a counter that is
+        // not dropped.
         Self {
-            // SAFETY: No counter has address 0.
+            // SAFETY: `into_raw` never returns a null pointer.
             ptr: unsafe { NonNull::new_unchecked(ptr) },
             _counter: PhantomData,
         }
@@ -120,15 +125,16 @@ impl CounterRef<'_> {
 
     /// Adds one.
     ///
-    /// Callable from any context. The order with other memory accesses is not defined.
+    /// Callable from any context. Not ordered with other memory accesses.
     #[inline(always)]
     pub(crate) fn inc(self) {
         #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
-        // What `this_cpu_inc()` is there. An interrupt comes before or after the instruction, and
-        // so does a move to another CPU.
+        // This is `this_cpu_inc()` on x86-64. An interrupt or a migration to another CPU happens
+        // before or after the instruction.
         //
-        // SAFETY: `gs` holds the offset of this CPU's per-CPU memory; by the type invariant, this
-        // counter's part is at `ptr` from there, and no other CPU adds to it.
+        // SAFETY: The base of `gs` is the offset of this CPU's per-CPU memory. By the type
+        // invariant, `ptr` plus that offset is the address of this CPU's part, and no other CPU
+        // adds to it.
         unsafe {
             core::arch::asm!(
                 "incq %gs:({})",
@@ -139,8 +145,8 @@ impl CounterRef<'_> {
 
         #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
         {
-            // The task may move to another CPU in between, and then adds to the part of its former CPU:
-            // so the addition has to be atomic.
+            // The addition must be atomic: if the task migrates to another CPU after it has got the
+            // address, it adds to the part of its former CPU.
             //
             // SAFETY: By the type invariant, this is a live per-CPU allocation.
             let part = unsafe { bindings::shim_raw_cpu_ptr(self.into_raw()) };
@@ -149,17 +155,17 @@ impl CounterRef<'_> {
         }
     }
 
-    /// Adds up the parts.
+    /// Returns the sum of all parts.
     ///
-    /// Every addition that happened before the call is in the sum, once; one that happens during
-    /// the call may be or not. As each part only grows, so do sums: a sum that was taken after
-    /// another is not smaller (each part is read coherently, wherever the reader runs).
+    /// An addition before the call is in the sum exactly once. An addition during the call may or
+    /// may not be in the sum. Each part only grows, and reads of one part are coherent on all CPUs.
+    /// Therefore, a sum that is taken after another sum is never smaller.
     pub(crate) fn sum(self) -> u64 {
         let mut sum = 0u64;
         let mut cpu = -1;
 
         loop {
-            // SAFETY: -1 asks for the first CPU, a CPU number for the one after it.
+            // SAFETY: -1 requests the first possible CPU; a CPU number requests the next one.
             cpu = unsafe { bindings::shim_cpumask_next_possible(cpu) };
             if cpu as u32 >= cpu::nr_cpu_ids() {
                 return sum;
