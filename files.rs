@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of `/proc/kstat`: `nout` and `counter`.
+//! The files in `/proc/kstat`: `nout` and `counter`.
 //!
-//! A descriptor stands for the network namespace in which the file was opened, whoever uses it
-//! later, as those of `/proc/net` do.
+//! An open file refers to the network namespace in which it was opened, even if a task in another
+//! namespace uses its descriptor. The files in `/proc/net` do the same.
 
 #![forbid(unsafe_code)]
 
@@ -42,18 +42,18 @@ use kernel::{
     uaccess::UserSliceReader, //
 };
 
-/// The files, which are there until this is dropped.
+/// The files. Dropping this removes them and `/proc/kstat`.
 pub(crate) struct Files {
     _nout: File<Nout>,
     _counter: File<Counter>,
 }
 
 impl Files {
-    /// Makes `/proc/kstat` and the files in it, which show `stats`.
+    /// Creates `/proc/kstat` and the files in it. They show and set `stats`.
     pub(crate) fn new(stats: &Arc<Registration<Stats>>) -> Result<Self> {
         let dir = Dir::new(c"kstat").inspect_err(|error| {
             if *error == EEXIST {
-                pr_err!("/proc/kstat is there already: unload the module that made it, then load kstat\n");
+                pr_err!("/proc/kstat already exists: unload the module that created it, then load kstat\n");
             }
         })?;
         let dir = Arc::new(dir, GFP_KERNEL)?;
@@ -65,12 +65,12 @@ impl Files {
     }
 }
 
-/// Returns the namespace that an opener is in.
-fn opened_in() -> Result<ARef<LiveNet>> {
+/// Returns the network namespace of the task that opens a file.
+fn opener_net() -> Result<ARef<LiveNet>> {
     LiveNet::current().ok_or(ESRCH)
 }
 
-/// The count as published.
+/// The file `nout`: shows the published count.
 struct Nout(Arc<Registration<Stats>>);
 
 #[vtable]
@@ -78,7 +78,7 @@ impl Operations for Nout {
     type Open = ARef<LiveNet>;
 
     fn open(&self) -> Result<ARef<LiveNet>> {
-        opened_in()
+        opener_net()
     }
 
     fn show(&self, net: &ARef<LiveNet>, out: &SeqFile) {
@@ -88,14 +88,14 @@ impl Operations for Nout {
     }
 }
 
-/// The step, which can be set.
+/// The file `counter`: shows the step, and sets it when it is written.
 struct Counter(Arc<Registration<Stats>>);
 
-/// What belongs to an open `counter`.
+/// The data of an open `counter` file.
 struct OpenCounter {
     net: ARef<LiveNet>,
 
-    /// The offset behind the number that was set last, or 0 if none was.
+    /// The offset at the end of the last successful write, or 0 if there was none.
     end: Atomic<i64>,
 }
 
@@ -105,7 +105,7 @@ impl Operations for Counter {
 
     fn open(&self) -> Result<OpenCounter> {
         Ok(OpenCounter {
-            net: opened_in()?,
+            net: opener_net()?,
             end: Atomic::new(0),
         })
     }
@@ -135,7 +135,8 @@ impl Operations for Counter {
             let step = Step::parse(buffer)?;
             self.0.get(&open.net).ok_or(ENODEV)?.set_step(step);
         } else if offset != open.end.load(Relaxed) || !Step::is_white_space(buffer) {
-            // White space may follow a number in a write of its own: toybox writes the newline so.
+            // A separate write may add white space after the number: toybox writes the newline this
+            // way.
             return Err(EINVAL);
         }
         open.end.store(offset + buffer.len() as i64, Relaxed);

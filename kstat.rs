@@ -2,10 +2,12 @@
 
 //! kstat counts the TCP packets that this machine sends, for each network namespace.
 //!
-//! [`service`] registers a netfilter hook in each network namespace. For each TCP packet, the hook adds
-//! one to the counter of the namespace and the CPU ([`stats`]). A reader of `nout` ([`files`]) sums the
-//! counters; [`publish`] says which count the reader sees. [`options`] has the module's parameters, and
-//! [`abstractions`] the safe wrappers of the C side. Dropping what `init` made undoes it.
+//! [`service`] registers netfilter hooks in each network namespace. For each TCP packet, the hook
+//! adds one to the per-CPU counter of the namespace ([`stats`]). A reader of `nout` ([`files`])
+//! sums the parts of the counter; [`publish`] computes the count that the reader sees from the sum.
+//! [`options`] contains the parameters that are set when the module is loaded, and [`abstractions`]
+//! contains the safe wrappers for C interfaces. Dropping [`Kstat`] undoes everything that its
+//! `init` did.
 
 use abstractions::{
     netfilter::InetHook,
@@ -35,11 +37,12 @@ module! {
     license: "GPL",
 }
 
-module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 or 0 (default: 0)");
-module_param!(COUNTER: step::Step, counter: ullong, 0o444, "The first N of every network namespace (default: 10)");
-module_param!(HOOK: InetHook, hook: charp, 0o444, "Count at this hook: local_out or post_routing (default: local_out)");
+module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 to start, 0 to stop (default: 0)");
+module_param!(COUNTER: step::Step, counter: ullong, 0o444, "Initial N of every network namespace: nout is published every N packets (default: 10)");
+module_param!(HOOK: InetHook, hook: charp, 0o444, "Hook at which packets are counted: local_out or post_routing (default: local_out)");
 
-/// What the loaded module has. The fields are dropped in this order.
+/// The loaded module. The fields are dropped in this order, so counting stops before the files are
+/// removed.
 struct Kstat {
     _service: service::Service,
     _files: files::Files,

@@ -132,11 +132,11 @@ mod tests {
 
     #[test]
     fn a_module_that_is_going_does_not_start_again() {
-        let mut state = State::Going;
+        let mut state = State::Unloading;
 
         for text in [b"1", b"0"] {
             assert!(state.set(text, Origin::Sysfs) == Err(ENODEV));
-            assert!(matches!(state, State::Going));
+            assert!(matches!(state, State::Unloading));
         }
         assert!(state.set(b"2", Origin::Sysfs) == Err(EINVAL));
     }

@@ -22,7 +22,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// `counter`: the step that every network namespace has at first.
+/// The parameter `counter`: the initial step of every network namespace.
 impl Param for Step {
     const INITIAL: Self = Self::DEFAULT;
 
@@ -55,7 +55,7 @@ impl From<ParseError> for Error {
 const LOCAL_OUT: &str = "local_out";
 const POST_ROUTING: &str = "post_routing";
 
-/// `hook`: the hook at which packets are counted.
+/// The parameter `hook`: the hook at which packets are counted.
 impl Param for InetHook {
     const INITIAL: Self = Self::LocalOut;
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When a count is published: every N packets.
+//! The public count, which is published every N packets.
 //!
-//! Let T be the packets counted so far, N the step, and B the count that was public when N was last
-//! set (0 at first). The public count is `B + floor((T - B) / N) * N`. It is worked out when
-//! somebody asks for it, so counting a packet costs no division and shares no state.
+//! Let T be the number of packets counted so far, N the step, and B the public count at the time
+//! when N was last set (initially 0). The public count is `B + floor((T - B) / N) * N`. It is
+//! computed when it is read, so counting a packet needs no division and no shared state.
 //!
-//! No kernel type stands here, so that the host can test it.
+//! This file uses no kernel types, so that tests can build it on the host.
 
 #![forbid(unsafe_code)]
 
 use crate::step::Step;
 
-/// What has to be remembered to publish a count: B and N.
+/// The state from which the public count is computed: B and N.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Publish {
     base: u64,
@@ -20,29 +20,31 @@ pub(crate) struct Publish {
 }
 
 impl Publish {
-    /// Nothing is published yet, and `step` packets have to be counted before something is.
+    /// Returns the state of a counter that has counted no packets: the public count is 0 until
+    /// `step` packets have been counted.
     pub(crate) const fn new(step: Step) -> Self {
         Self { base: 0, step }
     }
 
-    /// The step in force.
+    /// Returns the current step.
     pub(crate) const fn step(&self) -> Step {
         self.step
     }
 
-    /// The public count when `total` packets have been counted.
+    /// Returns the public count when `total` packets have been counted.
     ///
-    /// It grows with `total`, and is at most `total` and more than `total - N`.
+    /// It never decreases as `total` grows. It is at most `total`, and greater than `total - N`.
     pub(crate) fn public(&self, total: u64) -> u64 {
-        // The caller's total only grows, so it is not below the base; were it, nothing would fall.
+        // The total of the caller only grows, so it is at least the base. If it were smaller, the
+        // result would be the base, so the public count would still not decrease.
         let since = total.saturating_sub(self.base);
         self.base + (since - since % self.step.get())
     }
 
-    /// Makes `step` the step when `total` packets have been counted.
+    /// Sets the step when `total` packets have been counted.
     ///
-    /// The public count moves next when `step` packets more than it shows have been counted, which
-    /// may be now; it never falls.
+    /// The public count does not decrease. It next increases when the number of counted packets is
+    /// `step` greater than the public count, which may already be the case.
     pub(crate) fn set_step(&mut self, total: u64, step: Step) {
         self.base = self.public(total);
         self.step = step;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Start and stop: what the parameter `start` does.
+//! Starting and stopping, by the parameter `start`.
 //!
-//! The lock of [`Locked`] protects the state, and a writer of the parameter holds it. So writers queue
-//! up with each other, with the end of loading, and with the beginning of unloading.
+//! The lock of [`Locked`] protects the state. It serializes the writers of the parameter with each
+//! other, with the end of loading, and with the beginning of unloading.
 
 #![forbid(unsafe_code)]
 
@@ -31,44 +31,44 @@ use kernel::{
     sync::Arc, //
 };
 
-/// What the module is doing.
+/// The state of the module.
 pub(crate) enum State {
-    /// It is being loaded, and has nothing that could count.
+    /// The module is being loaded, and cannot count yet.
     Loading {
-        /// Whether to start counting as soon as it is loaded: what the loader was told.
+        /// Whether to start counting at the end of loading. The load arguments set it.
         start: bool,
     },
-    /// It is loaded, and nothing is hooked.
+    /// The module is loaded, and no hook is registered.
     Stopped(Source),
-    /// It counts.
+    /// The module is counting.
     Running {
-        /// What is counted.
+        /// Kept for the next start.
         source: Source,
-        /// The hooks, which are there until this is dropped.
+        /// The registered hooks. Dropping this unregisters them.
         _hooks: Registered<Stats>,
     },
-    /// It is being unloaded, and will not count again.
-    Going,
+    /// The module is being unloaded, and does not count again.
+    Unloading,
 }
 
-/// What is to be counted, and where.
+/// Where packets are counted.
 #[derive(Clone)]
 pub(crate) struct Source {
-    /// The counts.
+    /// The statistics of all network namespaces, which have the counters.
     pub(crate) stats: Arc<Registration<Stats>>,
-    /// The hook that packets pass.
+    /// The hook at which packets are counted.
     pub(crate) hook: InetHook,
 }
 
 impl State {
-    /// Starts or stops; does nothing if that is how it is already.
+    /// Starts or stops counting. Does nothing if the module is already in that state.
     fn switch(&mut self, start: bool) -> Result {
         *self = match (&*self, start) {
             (Self::Stopped(source), true) => {
                 let hooks = netfilter::register(source.stats.clone(), source.hook, PRI_LAST)?;
                 let left_out = hooks.left_out();
                 if left_out != 0 {
-                    pr_warn!("not counting in {left_out} network namespace(s) of unprivileged users, whose hooks are all taken: stop and start again when they have room\n");
+                    pr_warn!("not counting in {left_out} network namespace(s) of unprivileged users, which have no room for another hook: stop and start kstat once they have room\n");
                 }
                 Self::Running {
                     source: source.clone(),
@@ -78,22 +78,29 @@ impl State {
             (Self::Running { source, .. }, false) => Self::Stopped(source.clone()),
             (Self::Stopped(_), false) | (Self::Running { .. }, true) => return Ok(()),
             (Self::Loading { .. }, _) => return Err(EBUSY),
-            (Self::Going, _) => return Err(ENODEV),
+            (Self::Unloading, _) => return Err(ENODEV),
         };
         Ok(())
     }
 }
 
-/// `start`: whether kstat counts.
+/// The parameter `start`: whether kstat counts.
 impl Param for State {
     const INITIAL: Self = Self::Loading { start: false };
 
-    /// As for the kernel's own bool parameters.
+    /// `start` without a value starts counting, as for the bool parameters of the kernel.
     const NO_ARG: &'static [u8] = b"1";
 
-    /// Fails with [`EINVAL`] if `value` is no bool; with [`EBUSY`] while the module is loading, as
-    /// no packet is counted yet when the write would return; with [`ENODEV`] when it is unloading; or
-    /// with the error of registering the hooks.
+    /// Starts or stops counting. A value from the load arguments takes effect at the end of
+    /// loading.
+    ///
+    /// Fails with
+    ///
+    /// - [`EINVAL`] if `value` is not a boolean value;
+    /// - [`EBUSY`] for a write while the module is being loaded, because packets would not be
+    ///   counted yet when the write returns;
+    /// - [`ENODEV`] for a write while the module is being unloaded;
+    /// - the error of registering the hooks.
     fn set(&mut self, value: &[u8], origin: Origin) -> Result {
         let value = kstrtobool_bytes(value)?;
 
@@ -111,23 +118,23 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running { .. } => "1",
-            Self::Loading { .. } | Self::Stopped(_) | Self::Going => "0",
+            Self::Loading { .. } | Self::Stopped(_) | Self::Unloading => "0",
         })
     }
 }
 
-/// The service of a loaded module. Dropping it stops counting for good.
+/// Allows starting and stopping while the module is loaded. Dropping it stops counting for good.
 pub(crate) struct Service(&'static Locked<State>);
 
 impl Service {
-    /// Lets the parameter `state` be written, and starts if the loader was told so.
+    /// Allows writes to the parameter `state`, and starts counting if the load arguments say so.
     pub(crate) fn new(state: &'static Locked<State>, source: Source) -> Result<Self> {
         let mut guard = state.lock();
 
         let start = matches!(*guard, State::Loading { start: true });
         let mut loaded = State::Stopped(source);
         loaded.switch(start).inspect_err(|error| {
-            pr_err!("start=1: hooks could not be registered in every network namespace ({error:?}): load kstat without it, and see what a write to start says\n");
+            pr_err!("start=1: hooks could not be registered in every network namespace ({error:?}): load kstat without start=1, remove the cause, and write 1 to the parameter start\n");
         })?;
         *guard = loaded;
         Ok(Self(state))
@@ -136,6 +143,6 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        *self.0.lock() = State::Going;
+        *self.0.lock() = State::Unloading;
     }
 }

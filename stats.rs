@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one network namespace has: its count, and how it is published.
+//! The statistics of a network namespace: its packet counter, and the publishing of the count.
 
 #![forbid(unsafe_code)]
 
@@ -32,28 +32,29 @@ use kernel::{
 /// The statistics of one network namespace.
 #[pin_data]
 pub(crate) struct Stats {
-    /// The TCP packets counted since the namespace was made, or the module loaded.
+    /// The number of TCP packets counted since the namespace was created or the module was loaded.
     packets: percpu::Counter,
 
-    /// Held while `packets` is added up too, so that totals are used in the order they were taken: no
-    /// reader publishes an older total than the one at which a step was set.
+    /// The lock is also held while `packets` is summed, so totals are used in the order in which
+    /// they are taken. Therefore, a delayed reader cannot publish a total that is older than the
+    /// total at which the step was set.
     #[pin]
     publish: Mutex<Publish>,
 }
 
 impl Stats {
-    /// The count as published. May sleep.
+    /// Returns the published count. May sleep.
     pub(crate) fn nout(&self) -> u64 {
         let publish = self.publish.lock();
         publish.public(self.packets.borrow().sum())
     }
 
-    /// The step in force. May sleep.
+    /// Returns the current step. May sleep.
     pub(crate) fn step(&self) -> Step {
         self.publish.lock().step()
     }
 
-    /// Makes `step` the step from now on. May sleep.
+    /// Sets the step. May sleep.
     pub(crate) fn set_step(&self, step: Step) {
         let mut publish = self.publish.lock();
         publish.set_step(self.packets.borrow().sum(), step);
@@ -64,14 +65,14 @@ static STATS: Slot<Stats> = Slot::new();
 static HOOKS: Slot<Hooks<Stats>> = Slot::new();
 
 impl PerNet for Stats {
-    /// The first step of every namespace.
+    /// The initial step of every namespace.
     type Context = Step;
     const SLOT: SlotRef<Self> = STATS.slot_ref();
 
-    fn init(first: &Step, _net: &Net) -> impl PinInit<Self, Error> {
+    fn init(initial: &Step, _net: &Net) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             packets: percpu::Counter::new()?,
-            publish <- new_mutex!(Publish::new(*first)),
+            publish <- new_mutex!(Publish::new(*initial)),
         })
     }
 }
@@ -79,7 +80,7 @@ impl PerNet for Stats {
 impl Observer for Stats {
     const SLOT: SlotRef<Hooks<Self>> = HOOKS.slot_ref();
 
-    /// The counter itself, so that a packet reads nothing to find its CPU's part.
+    /// The counter itself, so that the hook finds the part of its CPU without reading memory.
     type HookData<'a> = percpu::CounterRef<'a>;
 
     fn hook_data(&self) -> percpu::CounterRef<'_> {
@@ -93,7 +94,8 @@ impl Observer for Stats {
         }
     }
 
-    /// Any user can fill a hook of a namespace of their own, and must not keep root from counting.
+    /// Any user can create a network namespace and register the maximum number of hooks there. This
+    /// must not prevent root from counting in other namespaces.
     fn may_leave_out(net: &Net, error: Error) -> bool {
         error == E2BIG && !net.is_owned_by_init_user_ns()
     }

@@ -1,38 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! N, the granularity of publishing: what it may be, and how it is written down.
+//! The step N of publishing: its valid values, and how it is parsed.
 //!
-//! No kernel type stands here, so that the host can test it.
+//! This file uses no kernel types, so that tests can build it on the host.
 
 #![forbid(unsafe_code)]
 
 use core::num::NonZeroU64;
 
-/// How many packets lie between two published counts: 1 to [`u64::MAX`].
+/// The number of packets between two published counts, from 1 to [`u64::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step(NonZeroU64);
 
-/// Why a text is not a [`Step`].
+/// The reason why a text is not a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ParseError {
-    /// It is no decimal number, or it is 0, or it is longer than [`Step::MAX_TEXT`].
+    /// The text is not a decimal number, is 0, or is longer than [`Step::MAX_TEXT`].
     Invalid,
-    /// It is a number above [`u64::MAX`].
+    /// The number is greater than [`u64::MAX`].
     TooLarge,
 }
 
 impl Step {
-    /// The step of a namespace in which nobody has set one.
+    /// The default value.
     pub(crate) const DEFAULT: Self = match Self::new(10) {
         Some(step) => step,
         None => unreachable!(),
     };
 
-    /// The longest text that is read as a number, in bytes: the 20 digits of [`u64::MAX`], and room
-    /// for white space.
+    /// The maximum length of a text, in bytes. It allows for the 20 digits of [`u64::MAX`] and for
+    /// white space.
     pub(crate) const MAX_TEXT: usize = 32;
 
-    /// `n` as a step, which 0 is not.
+    /// Returns `n` as a step, or `None` if `n` is 0.
     pub(crate) const fn new(n: u64) -> Option<Self> {
         match NonZeroU64::new(n) {
             Some(n) => Some(Self(n)),
@@ -40,15 +40,15 @@ impl Step {
         }
     }
 
-    /// The step as a number that it is safe to divide by.
+    /// Returns the step as a number. It is not 0, so dividing by it cannot fail.
     pub(crate) const fn get(self) -> NonZeroU64 {
         self.0
     }
 
-    /// Reads decimal digits, with white space (the C locale's) before and after them or not.
+    /// Parses a decimal number, optionally with white space of the C locale before and after it.
     ///
-    /// A sign, a prefix such as `0x`, or anything else that is not a digit is [`Invalid`]; leading
-    /// zeros do not change a number.
+    /// A sign, a prefix such as `0x`, or any other character that is not a digit is [`Invalid`].
+    /// Leading zeros do not change a number.
     ///
     /// [`Invalid`]: ParseError::Invalid
     pub(crate) fn parse(text: &[u8]) -> Result<Self, ParseError> {
@@ -71,15 +71,15 @@ impl Step {
         Self::new(n).ok_or(ParseError::Invalid)
     }
 
-    /// Whether `text` is what may stand behind a number: white space, and some of it.
+    /// Returns whether `text` is not empty and consists of white space, which may follow a number.
     pub(crate) fn is_white_space(text: &[u8]) -> bool {
         !text.is_empty() && trim(text).is_empty()
     }
 }
 
-/// `text` without the white space around it.
+/// Returns `text` without the white space at its beginning and end.
 fn trim(text: &[u8]) -> &[u8] {
-    // `u8::is_ascii_whitespace()` leaves out the vertical tab, which `isspace()` takes.
+    // `u8::is_ascii_whitespace()` does not include the vertical tab, but `isspace()` in C does.
     let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'\x0b';
 
     let Some(first) = text.iter().position(|byte| !is_space(byte)) else {

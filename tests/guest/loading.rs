@@ -229,7 +229,7 @@ fn proc_kstat_of_another_module_refuses_loading_with_a_sentence_and_no_warning()
     // (do_init_module() in kernel/module/main.c).
     assert_eq!(module::load(&lock, ""), Err(Errno::EBUSY));
 
-    assert_says(&log.lines(), "/proc/kstat is there already");
+    assert_says(&log.lines(), "/proc/kstat already exists");
     assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
     assert_eq!(file::number(file::COUNTER), 10, "the other module's file");
     assert!(!file::exists("/sys/module/kstat"), "kstat is loaded");
