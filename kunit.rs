@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of the policy that needs no network: a kernel with KUnit runs them when it loads the
-//! module.
+//! KUnit tests of the policy code that needs no network. A kernel with KUnit runs them when it
+//! loads the module.
 //!
-//! The arithmetic is tested at length where that is quick, on the host (`tests/host/arithmetic.rs`);
-//! here it is seen to be the same with the kernel's compiler flags. What `start` answers while the
-//! module is being loaded or unloaded can be tested here only.
+//! Tests on the host (`tests/host/arithmetic.rs`) cover the arithmetic in detail. The tests here
+//! check that it gives the same results with the kernel's compiler flags. Writes to `start` while
+//! the module is being loaded or unloaded can be tested here without a race.
 
 use crate::{
     abstractions::{
@@ -31,7 +31,7 @@ mod tests {
     const MAX: u64 = u64::MAX;
 
     #[test]
-    fn publishes_every_n_packets() -> Result {
+    fn count_is_published_every_n_packets() -> Result {
         let publish = Publish::new(Step::new(10).ok_or(EINVAL)?);
 
         assert_eq!(publish.public(0), 0);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_n_changes_nothing_that_is_public() -> Result {
+    fn setting_n_does_not_change_the_published_count() -> Result {
         let mut publish = Publish::new(Step::new(10).ok_or(EINVAL)?);
 
         publish.set_step(25, Step::new(7).ok_or(EINVAL)?);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_a_decimal_number_from_1() {
+    fn step_accepts_decimal_numbers_from_1_and_nothing_else() {
         assert!(Step::parse(b"1").is_ok_and(|step| step.get().get() == 1));
         assert!(Step::parse(b" \t\n\x0b\x0c\r0020\n").is_ok_and(|step| step.get().get() == 20));
         assert!(Step::parse(b"18446744073709551615").is_ok_and(|step| step.get().get() == MAX));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_is_what_may_follow_a_number() {
+    fn only_nonempty_white_space_is_white_space() {
         assert!(Step::is_white_space(b"\n"));
         assert!(Step::is_white_space(b" \t\n\x0b\x0c\r"));
         assert!(!Step::is_white_space(b""));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn counter_is_a_step_or_stays_what_it_is() {
+    fn invalid_counter_is_refused_and_keeps_its_value() {
         let mut counter = Step::INITIAL;
 
         assert!(counter.set(b"20", Origin::Load).is_ok());
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn hook_is_one_of_two_or_stays_what_it_is() {
+    fn invalid_hook_is_refused_and_keeps_its_value() {
         let mut hook = InetHook::INITIAL;
 
         assert!(hook == InetHook::LocalOut);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn start_is_remembered_from_the_loader_and_refused_from_sysfs_while_loading() {
+    fn start_while_loading_is_kept_for_the_loader_and_refused_for_sysfs() {
         let mut state = State::Loading { start: false };
 
         assert!(state.set(b"1", Origin::Sysfs) == Err(EBUSY));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_going_does_not_start_again() {
+    fn start_while_unloading_is_refused() {
         let mut state = State::Unloading;
 
         for text in [b"1", b"0"] {
