@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold of a loaded kstat: the names of the tests, read in order, are its specification.
+//! Tests of a loaded kstat, which run in a guest.
+//!
+//! The names of the tests are the specification of the module. They are printed in the order of
+//! their files, in which the most basic test comes first.
 
 mod commands;
 mod counter;
