@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a person types, and what happens: in the namespace that a machine starts with.
+//! Commands that a user types, and their effects.
+//!
+//! The commands run in the initial network namespace.
 
 use kstat_tests::{
     guest::{
@@ -12,10 +14,10 @@ use kstat_tests::{
     tool::{run, shell},
 };
 
-/// Sends packets, and asserts what `cat` shows after each so many.
+/// For each pair, sends that number of packets, and asserts that `cat` then prints that text.
 #[track_caller]
-fn assert_nout_after(host: &Host<'_>, shown: &[(u64, &str)]) {
-    for (packets, nout) in shown {
+fn assert_nout_after(host: &Host<'_>, steps: &[(u64, &str)]) {
+    for (packets, nout) in steps {
         host.send_tcp(*packets);
         assert_eq!(
             shell("cat /proc/kstat/nout"),
@@ -26,7 +28,7 @@ fn assert_nout_after(host: &Host<'_>, shown: &[(u64, &str)]) {
 }
 
 #[test]
-fn insmod_links_the_module_in_and_hooks_nothing() {
+fn insmod_loads_the_module_and_registers_no_hook() {
     let lock = KernelLock::take();
     let _kstat = Kstat::insmod(&lock, &[]);
     let host = Host::initial(&lock);
@@ -60,7 +62,7 @@ fn echo_1_into_start_starts_counting() {
 }
 
 #[test]
-fn cat_nout_shows_the_number_of_outgoing_tcp_packets_published_every_n_packets() {
+fn cat_nout_shows_the_number_of_tcp_packets_sent_in_steps_of_n() {
     let lock = KernelLock::take();
     let _kstat = Kstat::insmod(&lock, &["start=1"]);
     let host = Host::initial(&lock);
@@ -69,7 +71,7 @@ fn cat_nout_shows_the_number_of_outgoing_tcp_packets_published_every_n_packets()
 }
 
 #[test]
-fn cat_counter_shows_n_which_is_10_unless_set() {
+fn cat_counter_shows_n_which_is_10_by_default() {
     let lock = KernelLock::take();
     let kstat = Kstat::insmod(&lock, &[]);
     assert_eq!(shell("cat /proc/kstat/counter"), "10\n");
@@ -80,7 +82,7 @@ fn cat_counter_shows_n_which_is_10_unless_set() {
 }
 
 #[test]
-fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
+fn echo_20_into_counter_sets_n_at_once_without_stopping() {
     let lock = KernelLock::take();
     let _kstat = Kstat::insmod(&lock, &["start=1"]);
     let host = Host::initial(&lock);
@@ -97,7 +99,7 @@ fn echo_20_into_counter_sets_n_at_once_while_counting_goes_on() {
 }
 
 #[test]
-fn echo_0_into_start_stops_counting_unhooks_and_lets_nout_keep_its_value() {
+fn echo_0_into_start_stops_counting_removes_hooks_and_keeps_nout() {
     let lock = KernelLock::take();
     let _kstat = Kstat::insmod(&lock, &["start=1"]);
     let host = Host::initial(&lock);
@@ -112,7 +114,7 @@ fn echo_0_into_start_stops_counting_unhooks_and_lets_nout_keep_its_value() {
 }
 
 #[test]
-fn rmmod_leaves_nothing_whatever_is_in_flight() {
+fn rmmod_removes_everything_while_packets_are_in_flight() {
     let lock = KernelLock::take();
     Kstat::insmod(&lock, &["start=1"]).forget();
     let host = Host::initial(&lock);
@@ -121,19 +123,19 @@ fn rmmod_leaves_nothing_whatever_is_in_flight() {
 
     shell("rmmod kstat");
 
-    assert!(!module::is_loaded(), "there is something left of kstat");
+    assert!(!module::is_loaded(), "kstat is still loaded");
     assert_eq!(host.hooks(), [], "hooks");
     traffic.wait_for(100);
     traffic.stop();
 }
 
 #[test]
-fn modprobe_links_the_module_in_with_what_modprobe_d_says() {
+fn modprobe_loads_the_module_with_the_options_of_modprobe_d() {
     let _lock = KernelLock::take();
     let root = std::env::temp_dir().join(format!("kstat-modprobe-{}", std::process::id()));
     let root = root.to_string_lossy();
 
-    // A tree of modules with kstat alone, so that the guest's own is left as it is.
+    // A module tree that holds only kstat, so that the guest's own tree is not changed.
     shell(&format!(
         "set -e
          folder={root}/lib/modules/$(uname -r)/updates
