@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where packets are seen: the parameter `hook`.
+//! The parameter hook: where packets are counted.
 
-use crate::loading::assert_refused;
+use crate::loading::assert_load_fails;
 use kstat_tests::{
     assert_agrees,
     guest::{
@@ -18,51 +18,37 @@ use kstat_tests::{
 };
 use nix::errno::Errno;
 
-#[test]
-fn by_default_it_is_local_out_last_of_all_once_for_each_family() {
+const PARAMETER: &str = "/sys/module/kstat/parameters/hook";
+
+/// Starts kstat with `parameters`. Asserts that the parameter `hook` then reads `value`, and that
+/// kstat has one hook for each family at the last priority of `point`.
+#[track_caller]
+fn assert_hooked_at(parameters: &str, value: &str, point: HookPoint) {
     let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "");
+    let _kstat = Kstat::started(&lock, parameters);
     let host = Host::new(&lock);
 
-    assert_eq!(
-        file::read("/sys/module/kstat/parameters/hook"),
-        "local_out\n"
-    );
-    assert_eq!(host.hooks(), nft::one_per_family(HookPoint::Output));
+    assert_eq!(file::read(PARAMETER), format!("{value}\n"));
+    assert_eq!(host.hooks(), nft::one_per_family(point));
 }
 
 #[test]
-fn local_out_can_be_said() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "hook=local_out");
-
-    assert_eq!(
-        file::read("/sys/module/kstat/parameters/hook"),
-        "local_out\n"
-    );
-    assert_eq!(
-        Host::new(&lock).hooks(),
-        nft::one_per_family(HookPoint::Output)
-    );
+fn default_hook_is_local_out_at_last_priority_for_both_families() {
+    assert_hooked_at("", "local_out", HookPoint::Output);
 }
 
 #[test]
-fn post_routing_is_last_of_all_once_for_each_family() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "hook=post_routing");
-
-    assert_eq!(
-        file::read("/sys/module/kstat/parameters/hook"),
-        "post_routing\n"
-    );
-    assert_eq!(
-        Host::new(&lock).hooks(),
-        nft::one_per_family(HookPoint::Postrouting)
-    );
+fn local_out_is_accepted() {
+    assert_hooked_at("hook=local_out", "local_out", HookPoint::Output);
 }
 
 #[test]
-fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
+fn post_routing_is_accepted_and_hooked_at_last_priority_too() {
+    assert_hooked_at("hook=post_routing", "post_routing", HookPoint::Postrouting);
+}
+
+#[test]
+fn any_other_value_is_refused_with_a_message_that_names_both_hooks() {
     let lock = KernelLock::take();
 
     for hook in [
@@ -75,27 +61,26 @@ fn anything_else_refuses_to_load_with_a_message_that_names_the_two() {
         "hook=1",
         "hook",
     ] {
-        let log = assert_refused(&lock, hook, Errno::EINVAL);
+        let log = assert_load_fails(&lock, hook, Errno::EINVAL);
         assert!(
             log.iter()
                 .any(|line| line.contains("local_out") && line.contains("post_routing")),
-            "{hook}: the log names not both: {log:?}"
+            "{hook}: the log does not name both hooks: {log:?}"
         );
     }
 }
 
 #[test]
-fn it_cannot_be_changed_later() {
+fn parameter_is_read_only_after_loading() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
-    let path = "/sys/module/kstat/parameters/hook";
 
-    assert_eq!(file::put(path, "post_routing\n"), Err(Errno::EACCES));
-    assert_eq!(file::read(path), "local_out\n");
+    assert_eq!(file::put(PARAMETER, "post_routing\n"), Err(Errno::EACCES));
+    assert_eq!(file::read(PARAMETER), "local_out\n");
 }
 
 #[test]
-fn local_out_counts_what_own_sockets_send_and_no_forwarded_packet() {
+fn local_out_counts_packets_of_local_sockets_and_no_forwarded_ones() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
     let network = Network::new(&lock);
@@ -117,11 +102,11 @@ fn local_out_counts_what_own_sockets_send_and_no_forwarded_packet() {
         forwarded.ipv4 > 0 && forwarded.ipv6 > 0,
         "the router forwarded {forwarded:?}"
     );
-    assert_eq!(network.router.run(nout), 0, "the router sent nothing");
+    assert_eq!(network.router.run(nout), 0, "nout of the router");
 }
 
 #[test]
-fn post_routing_counts_what_leaves_the_host_forwarded_packets_included_each_once() {
+fn post_routing_counts_local_and_forwarded_packets_once_each() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
     let network = Network::new(&lock);
@@ -143,10 +128,10 @@ fn post_routing_counts_what_leaves_the_host_forwarded_packets_included_each_once
     assert_agrees(
         forwarded,
         near_sent + far_sent,
-        "what nftables counted on the hosts at both ends",
+        "the nftables counts of both ends",
     );
 
-    // What the router sends itself is counted as well.
+    // Packets of the router's own sockets are counted too.
     for address in Network::FAR {
         tcp::exchange(&network.router, &network.far, address, 1_000);
     }
@@ -158,7 +143,7 @@ fn post_routing_counts_what_leaves_the_host_forwarded_packets_included_each_once
 }
 
 #[test]
-fn post_routing_counts_exactly_the_packets_that_are_sent() {
+fn post_routing_counts_each_packet_that_passes_the_firewall_once() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
     let host = Host::new(&lock);
@@ -180,7 +165,7 @@ fn post_routing_counts_exactly_the_packets_that_are_sent() {
     for port in [80, 81, 82] {
         for packet in [ipv4(TCP, &segment(port)), ipv6(&[], TCP, &segment(port))] {
             for _ in 0..25 {
-                // Who sends may be told that a packet was dropped.
+                // The sender may get an error for a packet that the firewall drops.
                 let result = host.try_send(&packet);
                 assert!(
                     result.is_ok() || port != 80,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module is told when it is loaded.
+//! Loading the module: its parameters, and loads that fail.
+//!
+//! A full namespace has no room for another hook at a hook point, where netfilter allows 1,024 for
+//! each family.
 
 use kstat_tests::{
     guest::{
@@ -19,9 +22,10 @@ use kstat_tests::{
 use nix::errno::Errno;
 use std::fs;
 
-/// Asserts that loading fails so, and leaves nothing; returns what the kernel's log said.
+/// Asserts that loading kstat with `parameters` fails with `error` and leaves nothing behind.
+/// Returns the lines that this added to the kernel log.
 #[track_caller]
-pub(crate) fn assert_refused(lock: &KernelLock, parameters: &str, error: Errno) -> Vec<String> {
+pub(crate) fn assert_load_fails(lock: &KernelLock, parameters: &str, error: Errno) -> Vec<String> {
     let mut log = Log::from_now();
 
     assert_eq!(
@@ -31,22 +35,22 @@ pub(crate) fn assert_refused(lock: &KernelLock, parameters: &str, error: Errno) 
     );
     assert!(
         !module::is_loaded(),
-        "kstat {parameters:?} was refused, but there is something of it"
+        "loading kstat {parameters:?} failed, but it is loaded"
     );
     log.lines()
 }
 
-/// Asserts that a line of the kernel's log has these words in it.
+/// Asserts that a line of the kernel log contains `text`.
 #[track_caller]
-fn assert_says(log: &[String], words: &str) {
+fn assert_logged(log: &[String], text: &str) {
     assert!(
-        log.iter().any(|line| line.contains(words)),
-        "{words:?} is not in the log: {log:?}"
+        log.iter().any(|line| line.contains(text)),
+        "{text:?} is not in the log: {log:?}"
     );
 }
 
 #[test]
-fn start_and_counter_can_be_said_when_loading() {
+fn start_and_counter_are_accepted_as_parameters() {
     let lock = KernelLock::take();
     let kstat = Kstat::insmod(&lock, &["start=1", "counter=100"]);
     let host = Host::new(&lock);
@@ -61,7 +65,7 @@ fn start_and_counter_can_be_said_when_loading() {
 }
 
 #[test]
-fn start_alone_starts() {
+fn start_without_a_value_starts_counting() {
     let lock = KernelLock::take();
     let kstat = Kstat::insmod(&lock, &["start"]);
     let host = Host::new(&lock);
@@ -72,7 +76,7 @@ fn start_alone_starts() {
 }
 
 #[test]
-fn start_0_does_not_start() {
+fn start_0_does_not_start_counting() {
     let lock = KernelLock::take();
     let kstat = Kstat::insmod(&lock, &["start=0"]);
     let host = Host::new(&lock);
@@ -83,7 +87,7 @@ fn start_0_does_not_start() {
 }
 
 #[test]
-fn the_last_of_several_values_counts() {
+fn last_value_of_a_repeated_parameter_applies() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "start=1 counter=7 start=0 counter=20");
 
@@ -92,7 +96,7 @@ fn the_last_of_several_values_counts() {
 }
 
 #[test]
-fn counter_takes_any_number_from_1_to_u64_max() {
+fn counter_accepts_any_number_from_1_to_u64_max() {
     let lock = KernelLock::take();
     for n in [1, 10, u64::MAX] {
         let _kstat = Kstat::load(&lock, &format!("counter={n}"));
@@ -102,7 +106,7 @@ fn counter_takes_any_number_from_1_to_u64_max() {
 }
 
 #[test]
-fn the_parameter_counter_cannot_be_changed_later() {
+fn counter_parameter_is_read_only_after_loading() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "counter=7");
     let path = "/sys/module/kstat/parameters/counter";
@@ -113,7 +117,7 @@ fn the_parameter_counter_cannot_be_changed_later() {
 }
 
 #[test]
-fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
+fn loading_fails_with_einval_if_counter_is_not_a_positive_number() {
     let lock = KernelLock::take();
 
     for counter in [
@@ -125,8 +129,8 @@ fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
         "counter=0x10",
         "counter",
     ] {
-        let log = assert_refused(&lock, counter, Errno::EINVAL);
-        assert_says(
+        let log = assert_load_fails(&lock, counter, Errno::EINVAL);
+        assert_logged(
             &log,
             "counter= takes a whole number from 1 to 18446744073709551615",
         );
@@ -134,15 +138,15 @@ fn a_counter_that_is_no_number_from_1_refuses_to_load_with_einval() {
 }
 
 #[test]
-fn a_counter_that_is_too_large_refuses_to_load_with_erange() {
+fn loading_fails_with_erange_if_counter_is_above_u64_max() {
     let lock = KernelLock::take();
 
     for counter in [
         "counter=18446744073709551616",
         "counter=99999999999999999999",
     ] {
-        let log = assert_refused(&lock, counter, Errno::ERANGE);
-        assert_says(
+        let log = assert_load_fails(&lock, counter, Errno::ERANGE);
+        assert_logged(
             &log,
             "counter= takes a whole number from 1 to 18446744073709551615",
         );
@@ -150,23 +154,78 @@ fn a_counter_that_is_too_large_refuses_to_load_with_erange() {
 }
 
 #[test]
-fn a_start_that_is_no_bool_refuses_to_load_with_einval() {
+fn loading_fails_with_einval_if_start_is_not_a_bool() {
     let lock = KernelLock::take();
 
     for start in ["start=", "start=2", "start=x", "start=o"] {
-        let log = assert_refused(&lock, start, Errno::EINVAL);
-        assert_says(&log, "invalid for parameter `start'");
+        let log = assert_load_fails(&lock, start, Errno::EINVAL);
+        assert_logged(&log, "invalid for parameter `start'");
     }
 }
 
 #[test]
-fn start_1_that_cannot_start_refuses_to_load_and_leaves_nothing() {
+fn insmod_prints_why_loading_failed() {
+    let _lock = KernelLock::take();
+
+    for (parameter, message) in [
+        ("hook=foo", "Invalid parameters"),
+        ("counter=0", "Invalid parameters"),
+        (
+            "counter=18446744073709551616",
+            "Numerical result out of range",
+        ),
+        ("start=x", "Invalid parameters"),
+    ] {
+        let output = tool::attempt("insmod", &[&module::object(), parameter], "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "insmod {parameter}: {stderr}"
+        );
+        assert!(stderr.contains(message), "insmod {parameter}: {stderr}");
+        assert!(!module::is_loaded(), "insmod {parameter} loaded it");
+    }
+}
+
+#[test]
+fn second_load_fails_with_eexist_and_changes_nothing() {
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "counter=7");
+
+    assert_eq!(module::load(&lock, "counter=8"), Err(Errno::EEXIST));
+    assert_eq!(file::number(file::COUNTER), 7);
+}
+
+#[test]
+fn unprivileged_user_can_neither_load_nor_unload() {
+    let lock = KernelLock::take();
+    for parameters in ["", "hook=foo", "counter=0", "start=x"] {
+        assert_eq!(
+            identity::as_nobody(|| module::load(&lock, parameters)),
+            Err(Errno::EPERM),
+            "loading kstat {parameters:?}"
+        );
+        assert!(!module::is_loaded(), "the user nobody loaded kstat");
+    }
+
+    let _kstat = Kstat::load(&lock, "");
+    assert_eq!(
+        identity::as_nobody(|| module::unload(&lock)),
+        Err(Errno::EPERM)
+    );
+    assert!(module::is_loaded(), "the user nobody unloaded kstat");
+}
+
+#[test]
+fn start_1_fails_with_e2big_if_a_namespace_of_root_is_full() {
     let lock = KernelLock::take();
     let hosts = [Host::new(&lock), Host::new(&lock), Host::new(&lock)];
     let full = nft::Full::new(hosts[1].net(), HookPoint::Output);
 
-    let log = assert_refused(&lock, "start=1", Errno::E2BIG);
-    assert_says(&log, "start=1: hooks could not be registered");
+    let log = assert_load_fails(&lock, "start=1", Errno::E2BIG);
+    assert_logged(&log, "start=1: hooks could not be registered");
     for host in &hosts {
         assert_eq!(host.hooks(), []);
     }
@@ -195,17 +254,18 @@ fn start_1_leaves_out_a_full_namespace_of_an_unprivileged_user() {
         assert!(kstat.is_started());
         host.send_tcp(5);
         assert_eq!(host.nout(), 5, "hook={hook}");
-        assert_says(&log.lines(), "not counting in 1 network namespace(s)");
+        assert_logged(&log.lines(), "not counting in 1 network namespace(s)");
     }
 }
 
-/// Returns the bytes of kstat.ko under the name `kstau`: that of `.modinfo`, and that of its `struct module`.
-fn under_another_name() -> Vec<u8> {
+/// Returns a copy of kstat.ko in which the module's name is `kstau`, both in `.modinfo` and in
+/// `struct module`.
+fn object_named_kstau() -> Vec<u8> {
     let path = module::object();
     let mut object = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let in_struct = [&b"kstat"[..], &[0; 40]].concat();
+    let name_in_struct = [&b"kstat"[..], &[0; 40]].concat();
 
-    for name in [&b"name=kstat\0"[..], &in_struct] {
+    for name in [&b"name=kstat\0"[..], &name_in_struct] {
         let places: Vec<_> = (0..object.len())
             .filter(|&at| object[at..].starts_with(name))
             .collect();
@@ -216,75 +276,29 @@ fn under_another_name() -> Vec<u8> {
     object
 }
 
+/// kstat looks for the name before it makes `/proc/kstat`, so that `proc_register()` does not warn
+/// of it.
 #[test]
-fn proc_kstat_of_another_module_refuses_loading_with_a_sentence_and_no_warning() {
+fn loading_fails_with_ebusy_and_a_message_if_proc_kstat_exists() {
     let lock = KernelLock::take();
     let folder = Folder::new();
-    let other = folder.write("kstau.ko", under_another_name());
+    let other = folder.write("kstau.ko", object_named_kstau());
     tool::run("insmod", &[&other]);
-    assert!(file::exists("/proc/kstat"), "the other module is loaded");
+    assert!(
+        file::exists("/proc/kstat"),
+        "the other module made no /proc/kstat"
+    );
     let mut log = Log::from_now();
 
-    // The loader keeps EEXIST for a module of the same name, and returns EBUSY when `init` fails with it
-    // (do_init_module() in kernel/module/main.c).
+    // The module's `init` fails with EEXIST. The loader turns this into EBUSY, as its own EEXIST
+    // means that a module of the same name is loaded (`do_init_module()` in kernel/module/main.c).
     assert_eq!(module::load(&lock, ""), Err(Errno::EBUSY));
 
-    assert_says(&log.lines(), "/proc/kstat already exists");
-    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
+    assert_logged(&log.lines(), "/proc/kstat already exists");
+    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel log");
     assert_eq!(file::number(file::COUNTER), 10, "the other module's file");
     assert!(!file::exists("/sys/module/kstat"), "kstat is loaded");
     tool::run("rmmod", &["kstau"]);
     let _kstat = Kstat::load(&lock, "counter=7");
-    assert_eq!(file::number(file::COUNTER), 7);
-}
-
-#[test]
-fn insmod_says_what_was_wrong() {
-    let _lock = KernelLock::take();
-
-    for (parameter, message) in [
-        ("hook=foo", "Invalid parameters"),
-        ("counter=0", "Invalid parameters"),
-        (
-            "counter=18446744073709551616",
-            "Numerical result out of range",
-        ),
-        ("start=x", "Invalid parameters"),
-    ] {
-        let output = tool::attempt("insmod", &[&module::object(), parameter], "");
-        let said = String::from_utf8_lossy(&output.stderr);
-
-        assert_eq!(output.status.code(), Some(1), "insmod {parameter}: {said}");
-        assert!(said.contains(message), "insmod {parameter}: {said}");
-        assert!(!module::is_loaded(), "insmod {parameter} loaded it");
-    }
-}
-
-#[test]
-fn who_is_not_root_can_neither_load_nor_unload() {
-    let lock = KernelLock::take();
-    for parameters in ["", "hook=foo", "counter=0", "start=x"] {
-        assert_eq!(
-            identity::as_nobody(|| module::load(&lock, parameters)),
-            Err(Errno::EPERM),
-            "loading kstat {parameters:?}"
-        );
-        assert!(!module::is_loaded(), "nobody loaded it");
-    }
-
-    let _kstat = Kstat::load(&lock, "");
-    assert_eq!(
-        identity::as_nobody(|| module::unload(&lock)),
-        Err(Errno::EPERM)
-    );
-    assert!(module::is_loaded(), "nobody unloaded it");
-}
-
-#[test]
-fn it_is_loaded_once() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::load(&lock, "counter=7");
-
-    assert_eq!(module::load(&lock, "counter=8"), Err(Errno::EEXIST));
     assert_eq!(file::number(file::COUNTER), 7);
 }
