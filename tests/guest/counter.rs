@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! N: the file `counter`.
+//! Reading and setting N: /proc/kstat/counter.
+//!
+//! nout shows the count in steps of N. These tests are about the file; `publishing` has the tests
+//! of how N changes nout.
 
 use kstat_tests::{
     guest::{
@@ -21,13 +24,13 @@ use std::{
     ptr,
 };
 
-/// A host with N = 7, which no text here has in it, on which nout shows 21 of 25 packets.
-struct Subject<'t> {
+/// A host with N = 7 that has sent 25 packets, so that nout shows 21.
+struct Fixture<'t> {
     _kstat: Kstat<'t>,
     host: Host<'t>,
 }
 
-impl<'t> Subject<'t> {
+impl<'t> Fixture<'t> {
     #[track_caller]
     fn new(lock: &'t KernelLock) -> Self {
         let kstat = Kstat::started(lock, "counter=7");
@@ -40,27 +43,28 @@ impl<'t> Subject<'t> {
         }
     }
 
-    /// Asserts that `attempt`, made on the host, fails with `error` and changes nothing.
+    /// Runs `attempt` on the host, and asserts that it fails with `error` and changes nothing.
     #[track_caller]
     fn assert_refuses(
         &self,
-        what: &str,
+        action: &str,
         error: Errno,
         attempt: impl FnOnce() -> Result<(), Errno> + Send,
     ) {
-        assert_eq!(self.host.run(attempt), Err(error), "{what}");
-        self.assert_unchanged(what);
+        assert_eq!(self.host.run(attempt), Err(error), "{action}");
+        self.assert_unchanged(action);
     }
 
+    /// Asserts that `action` has changed neither N nor nout.
     #[track_caller]
-    fn assert_unchanged(&self, what: &str) {
-        assert_eq!(self.host.counter(), 7, "counter after {what}");
-        assert_eq!(self.host.nout(), 21, "nout after {what}");
+    fn assert_unchanged(&self, action: &str) {
+        assert_eq!(self.host.counter(), 7, "counter after {action}");
+        assert_eq!(self.host.nout(), 21, "nout after {action}");
     }
 }
 
 #[test]
-fn it_is_0644_and_roots() {
+fn file_has_mode_0644_and_belongs_to_root() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
@@ -68,7 +72,7 @@ fn it_is_0644_and_roots() {
 }
 
 #[test]
-fn it_takes_every_decimal_number_from_1_to_u64_max_and_shows_it() {
+fn numbers_from_1_to_u64_max_are_accepted_and_read_back() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
@@ -81,7 +85,23 @@ fn it_takes_every_decimal_number_from_1_to_u64_max_and_shows_it() {
 }
 
 #[test]
-fn white_space_around_the_number_is_allowed() {
+fn n_can_be_set_before_start_and_after_stop() {
+    let lock = KernelLock::take();
+    let kstat = Kstat::load(&lock, "");
+    let host = Host::new(&lock);
+
+    host.set_counter(3);
+    assert_eq!(host.counter(), 3, "before start");
+    kstat.start();
+    host.send_tcp(4);
+    assert_eq!((host.counter(), host.nout()), (3, 3), "started");
+    kstat.stop();
+    host.set_counter(2);
+    assert_eq!((host.counter(), host.nout()), (2, 3), "stopped");
+}
+
+#[test]
+fn white_space_around_the_number_is_accepted() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
@@ -99,32 +119,32 @@ fn white_space_around_the_number_is_allowed() {
 }
 
 #[test]
-fn what_is_no_number_from_1_is_refused_with_einval() {
+fn zero_negative_and_malformed_numbers_are_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for text in [
         "0", "0\n", "00", "-1", "-10\n", "", "\n", " ", "ten", "10x", "x10", "0x10", "1 0",
         "10\n20\n", "1.5", "1e3", "10\0",
     ] {
-        subject.assert_refuses(&format!("writing {text:?}"), Errno::EINVAL, || {
+        fixture.assert_refuses(&format!("writing {text:?}"), Errno::EINVAL, || {
             file::put(COUNTER, text)
         });
     }
 }
 
 #[test]
-fn a_write_of_no_bytes_is_refused_with_einval() {
+fn empty_write_is_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
-    subject.assert_refuses("writing nothing", Errno::EINVAL, || file::put(COUNTER, ""));
+    fixture.assert_refuses("writing nothing", Errno::EINVAL, || file::put(COUNTER, ""));
 }
 
 #[test]
-fn a_number_that_is_too_large_is_refused_with_erange() {
+fn number_above_u64_max_is_refused_with_erange() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for text in [
         "18446744073709551616",
@@ -132,16 +152,16 @@ fn a_number_that_is_too_large_is_refused_with_erange() {
         "99999999999999999999",
         "100000000000000000000\n",
     ] {
-        subject.assert_refuses(&format!("writing {text:?}"), Errno::ERANGE, || {
+        fixture.assert_refuses(&format!("writing {text:?}"), Errno::ERANGE, || {
             file::put(COUNTER, text)
         });
     }
 }
 
 #[test]
-fn a_text_longer_than_any_number_can_be_is_refused_with_einval() {
+fn text_longer_than_32_bytes_is_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for text in [
         format!("{:33}", 7),
@@ -150,7 +170,7 @@ fn a_text_longer_than_any_number_can_be_is_refused_with_einval() {
         " ".repeat(4096) + "7",
         "7".to_owned() + &"\n".repeat(1 << 20),
     ] {
-        subject.assert_refuses(
+        fixture.assert_refuses(
             &format!("writing {} bytes", text.len()),
             Errno::EINVAL,
             || file::put(COUNTER, &text),
@@ -159,28 +179,28 @@ fn a_text_longer_than_any_number_can_be_is_refused_with_einval() {
 }
 
 #[test]
-fn a_write_at_an_offset_is_refused_with_einval() {
+fn write_at_an_offset_other_than_0_is_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for offset in [1, 2, 4096] {
-        let mut file = subject.host.open(COUNTER, OpenOptions::new().write(true));
+        let mut file = fixture.host.open(COUNTER, OpenOptions::new().write(true));
         file.seek(SeekFrom::Start(offset))
             .unwrap_or_else(|error| panic!("seeking to {offset}: {error}"));
 
-        subject.assert_refuses(&format!("write at {offset}"), Errno::EINVAL, || {
+        fixture.assert_refuses(&format!("write at {offset}"), Errno::EINVAL, || {
             file::write(&file, b"20")
         });
     }
 }
 
 #[test]
-fn a_pwrite_at_an_offset_is_refused_with_einval() {
+fn pwrite_at_an_offset_other_than_0_is_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for offset in [1, 2, 4096] {
-        subject.assert_refuses(&format!("pwrite at {offset}"), Errno::EINVAL, || {
+        fixture.assert_refuses(&format!("pwrite at {offset}"), Errno::EINVAL, || {
             file::writer(COUNTER)
                 .write_at(b"20", offset)
                 .map(drop)
@@ -190,22 +210,33 @@ fn a_pwrite_at_an_offset_is_refused_with_einval() {
 }
 
 #[test]
-fn a_second_write_to_a_descriptor_is_at_an_offset_and_refused() {
+fn refused_write_does_not_move_the_offset() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
     let file = file::writer(COUNTER);
 
-    assert_eq!(file::write(&file, b"20\n"), Ok(()), "the first");
+    assert_eq!(file::write(&file, b"0\n"), Err(Errno::EINVAL));
+    assert_eq!(file::write(&file, b"20\n"), Ok(()));
+    assert_eq!(file::number(COUNTER), 20);
+}
+
+#[test]
+fn second_number_written_to_a_descriptor_is_refused_with_einval() {
+    let lock = KernelLock::take();
+    let _kstat = Kstat::load(&lock, "");
+    let file = file::writer(COUNTER);
+
+    assert_eq!(file::write(&file, b"20\n"), Ok(()), "first write");
     assert_eq!(
         file::write(&file, b"30\n"),
         Err(Errno::EINVAL),
-        "the second"
+        "second write"
     );
     assert_eq!(file::number(COUNTER), 20);
 }
 
 #[test]
-fn white_space_behind_a_number_that_was_set_succeeds_and_changes_nothing() {
+fn white_space_in_a_later_write_is_accepted_and_changes_nothing() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
     let file = file::writer(COUNTER);
@@ -226,31 +257,32 @@ fn white_space_behind_a_number_that_was_set_succeeds_and_changes_nothing() {
 }
 
 #[test]
-fn white_space_elsewhere_than_behind_a_number_is_refused_with_einval() {
+fn white_space_not_right_after_a_number_is_refused_with_einval() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
-    let refuses = |what: &str, file: &File, offset| {
-        subject.assert_refuses(what, Errno::EINVAL, || {
+    let fixture = Fixture::new(&lock);
+    let assert_refused_at = |action: &str, file: &File, offset| {
+        fixture.assert_refuses(action, Errno::EINVAL, || {
             file.write_at(b"\n", offset).map(drop).map_err(file::errno)
         });
     };
 
     for offset in [0, 1, 2, 3] {
-        refuses("where nothing was set", &file::writer(COUNTER), offset);
+        let file = file::writer(COUNTER);
+        assert_refused_at("white space without a number", &file, offset);
     }
-    let refused = file::writer(COUNTER);
-    assert_eq!(file::write(&refused, b"x"), Err(Errno::EINVAL));
-    refuses("behind what was refused", &refused, 1);
-    let set = file::writer(COUNTER);
-    assert_eq!(file::write(&set, b"10"), Ok(()));
+    let file = file::writer(COUNTER);
+    assert_eq!(file::write(&file, b"x"), Err(Errno::EINVAL));
+    assert_refused_at("white space after a refused text", &file, 1);
+    let file = file::writer(COUNTER);
+    assert_eq!(file::write(&file, b"10"), Ok(()));
     for offset in [0, 1, 3] {
-        refuses("not right behind the number", &set, offset);
+        assert_refused_at("white space not right after the number", &file, offset);
     }
 }
 
-/// kstat(4) says which ways of writing arrive in pieces.
+/// kstat(4) names the ways of writing in which the digits arrive in pieces.
 #[test]
-fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_pieces() {
+fn program_sets_n_or_changes_nothing_if_it_writes_all_digits_at_once() {
     const SET: [&str; 18] = [
         "echo 100 >$F",
         "echo -n 100 >$F",
@@ -268,20 +300,22 @@ fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_piec
         "sort -o $F $t",
         "awk '{ print >ENVIRON[\"F\"] }' $t",
         "python3 -c 'import os; open(os.environ[\"F\"], \"w\").write(\"100\")'",
-        // The newline apart, as toybox writes it.
+        // These write the newline separately, as toybox does.
         "perl -e 'open F, q(>), $ENV{F} or die; $| = 1; select F; $| = 1; print F 100 or die; print F qq(\\n) or die'",
         "python3 -c 'import os; f = open(os.environ[\"F\"], \"wb\", 0); f.write(b\"100\"); f.write(b\"\\n\")'",
     ];
     const REFUSED: [&str; 6] = [
         "printf '100\\0' >$F",
+        // The read has moved the offset.
         "exec 3<>$F; cat <&3; echo 100 >&3",
-        // These open with O_APPEND, and seek to the end.
+        // These open with O_APPEND and seek to the end.
         "tee -a $F <$t",
         "awk '{ print >>ENVIRON[\"F\"] }' $t",
         "python3 -c 'import os; open(os.environ[\"F\"], \"a\").write(\"100\")'",
+        // Files of procfs have no operation for sendfile(2).
         "python3 -c 'import os; os.sendfile(os.open(os.environ[\"F\"], os.O_WRONLY), os.open(os.environ[\"t\"], 0), 0, 4)'",
     ];
-    // The first piece is a number, and counts; the next is refused.
+    // The first piece is a number, which is set. The next piece is refused.
     const IN_PIECES: [(&str, u64); 2] = [
         ("dd if=$t of=$F bs=1", 1),
         (
@@ -313,50 +347,39 @@ fn common_programs_set_the_number_or_change_nothing_unless_digits_arrive_in_piec
 }
 
 #[test]
-fn a_refused_write_does_not_move_the_offset() {
+fn unreadable_buffer_is_refused_with_efault() {
     let lock = KernelLock::take();
-    let _kstat = Kstat::load(&lock, "");
-    let file = file::writer(COUNTER);
+    let fixture = Fixture::new(&lock);
+    let page = GuardedPage::new();
 
-    assert_eq!(file::write(&file, b"0\n"), Err(Errno::EINVAL));
-    assert_eq!(file::write(&file, b"20\n"), Ok(()));
-    assert_eq!(file::number(COUNTER), 20);
-}
-
-#[test]
-fn a_buffer_that_cannot_be_read_is_refused_with_efault() {
-    let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
-    let page = HalfMapped::new();
-
-    subject.assert_refuses("writing from nowhere", Errno::EFAULT, || {
+    fixture.assert_refuses("writing from an unmapped address", Errno::EFAULT, || {
         raw_write(&file::writer(COUNTER), ptr::without_provenance(8), 2)
     });
-    // The number is there, and the new line behind it is not.
-    subject.assert_refuses("writing from a page's end", Errno::EFAULT, || {
+    // The two digits can be read, and the third byte cannot.
+    fixture.assert_refuses("writing past the end of a page", Errno::EFAULT, || {
         raw_write(&file::writer(COUNTER), page.last_bytes(b"20"), 3)
     });
 }
 
-/// `write(2)` of what is not memory of ours.
+/// Calls `write(2)` with a buffer that may be unreadable.
 fn raw_write(file: &File, text: *const u8, length: usize) -> Result<(), Errno> {
-    // SAFETY: The kernel checks what it is given.
+    // SAFETY: The kernel only reads the buffer, and checks that it can.
     let result = unsafe { libc::write(file.as_raw_fd(), text.cast(), length) };
 
     Errno::result(result).map(drop)
 }
 
-/// A page that can be read and written, before one that cannot.
-struct HalfMapped(*mut u8);
+/// A page that can be read and written, followed by a page without any access.
+struct GuardedPage(*mut u8);
 
-// SAFETY: It is memory like any other.
-unsafe impl Sync for HalfMapped {}
+// SAFETY: The mapping belongs to no thread, and one thread at a time uses it.
+unsafe impl Sync for GuardedPage {}
 
-impl HalfMapped {
+impl GuardedPage {
     const PAGE: usize = 4096;
 
     fn new() -> Self {
-        // SAFETY: This asks for new memory, wherever there is room.
+        // SAFETY: This makes a new mapping, at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -369,16 +392,16 @@ impl HalfMapped {
         };
         assert_ne!(start, libc::MAP_FAILED, "mmap: {}", Errno::last());
 
-        // SAFETY: It is the second page of the two.
+        // SAFETY: This is the second page of the mapping, which nothing uses.
         let result =
             unsafe { libc::mprotect(start.byte_add(Self::PAGE), Self::PAGE, libc::PROT_NONE) };
         assert_eq!(result, 0, "mprotect: {}", Errno::last());
         Self(start.cast())
     }
 
-    /// Puts `bytes` at the very end of the page.
+    /// Copies `bytes` to the end of the readable page, and returns their address.
     fn last_bytes(&self, bytes: &[u8]) -> *const u8 {
-        // SAFETY: The bytes fit in the page, and nobody else uses it.
+        // SAFETY: The bytes fit into the page, and no other thread uses it now.
         unsafe {
             let start = self.0.add(Self::PAGE - bytes.len());
             start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
@@ -387,39 +410,41 @@ impl HalfMapped {
     }
 }
 
-impl Drop for HalfMapped {
+impl Drop for GuardedPage {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped this much, and nobody uses it any more.
+        // SAFETY: `new` mapped these two pages, and nothing uses them any more.
         unsafe { libc::munmap(self.0.cast(), 2 * Self::PAGE) };
     }
 }
 
 #[test]
-fn nobody_can_read_it_and_is_refused_a_write_with_eacces_by_its_mode() {
+fn unprivileged_user_can_read_n_and_is_refused_a_write_with_eacces() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for text in ["20\n", "0\n", "", "ten", "99999999999999999999"] {
-        subject.assert_refuses(&format!("nobody's {text:?}"), Errno::EACCES, || {
-            identity::as_nobody(|| file::put(COUNTER, text))
-        });
+        fixture.assert_refuses(
+            &format!("{text:?} of the user nobody"),
+            Errno::EACCES,
+            || identity::as_nobody(|| file::put(COUNTER, text)),
+        );
     }
     assert_eq!(
-        subject
+        fixture
             .host
             .run(|| identity::as_nobody(|| file::number(COUNTER))),
         7,
-        "what nobody reads"
+        "N as the user nobody reads it"
     );
 }
 
 #[test]
 fn root_without_cap_net_admin_is_refused_with_eperm() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
     for text in ["20\n", "0\n", "", "ten", "99999999999999999999"] {
-        subject.assert_refuses(
+        fixture.assert_refuses(
             &format!("{text:?} of root without CAP_NET_ADMIN"),
             Errno::EPERM,
             || identity::without_net_admin(|| file::put(COUNTER, text)),
@@ -428,11 +453,11 @@ fn root_without_cap_net_admin_is_refused_with_eperm() {
 }
 
 #[test]
-fn setpriv_without_cap_net_admin_is_told_that_it_is_not_permitted() {
+fn shell_without_cap_net_admin_prints_operation_not_permitted() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
-    let output = subject.host.run(|| {
+    let output = fixture.host.run(|| {
         tool::attempt(
             "setpriv",
             &[
@@ -445,45 +470,50 @@ fn setpriv_without_cap_net_admin_is_told_that_it_is_not_permitted() {
         )
     });
 
-    assert_eq!(output.stdout, b"0\n", "who writes");
+    assert_eq!(output.stdout, b"0\n", "user ID of the shell");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("Operation not permitted"), "bash says {said}");
-    subject.assert_unchanged("an echo without CAP_NET_ADMIN");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("Operation not permitted"),
+        "bash says {stderr}"
+    );
+    fixture.assert_unchanged("an echo without CAP_NET_ADMIN");
 }
 
 #[test]
-fn a_descriptor_of_the_capable_gives_the_incapable_who_write_to_it_no_right() {
+fn writer_needs_cap_net_admin_even_if_the_opener_had_it() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
-    let file = subject.host.open(COUNTER, OpenOptions::new().write(true));
+    let fixture = Fixture::new(&lock);
+    let file = fixture.host.open(COUNTER, OpenOptions::new().write(true));
 
-    subject.assert_refuses("root without CAP_NET_ADMIN", Errno::EPERM, || {
+    fixture.assert_refuses("root without CAP_NET_ADMIN", Errno::EPERM, || {
         identity::without_net_admin(|| file::write(&file, b"20\n"))
     });
-    subject.assert_refuses("nobody", Errno::EPERM, || {
+    fixture.assert_refuses("the user nobody", Errno::EPERM, || {
         identity::as_nobody(|| file::write(&file, b"20\n"))
     });
-    // It was not the descriptor.
+    // With the capability, a write to the same descriptor succeeds.
     assert_eq!(file::write(&file, b"20\n"), Ok(()));
-    assert_eq!(subject.host.counter(), 20);
+    assert_eq!(fixture.host.counter(), 20);
 }
 
 #[test]
-fn a_descriptor_of_the_incapable_does_not_borrow_the_rights_of_the_capable_who_write_to_it() {
+fn opener_needs_cap_net_admin_even_if_the_writer_has_it() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
-    let file = subject
+    let fixture = Fixture::new(&lock);
+    let file = fixture
         .host
         .run(|| identity::without_net_admin(|| file::writer(COUNTER)));
 
-    subject.assert_refuses("root", Errno::EPERM, || file::write(&file, b"20\n"));
+    fixture.assert_refuses("root", Errno::EPERM, || file::write(&file, b"20\n"));
 }
 
-/// What bash says when it is told to set N by who is root in a user namespace of his own.
-fn echo_in_user_namespace(unshare: &[&str]) -> io::Result<String> {
+/// Sets N, and reads it back, as root of a new user namespace that `unshare` makes with `options`.
+///
+/// Returns the text that `cat` prints, or an error with the message of bash.
+fn echo_in_user_namespace(options: &[&str]) -> io::Result<String> {
     let args = [
-        unshare,
+        options,
         &[
             "bash",
             "-c",
@@ -502,41 +532,25 @@ fn echo_in_user_namespace(unshare: &[&str]) -> io::Result<String> {
 }
 
 #[test]
-fn cap_net_admin_is_asked_for_in_the_user_namespace_that_owns_the_network_namespace() {
+fn cap_net_admin_is_checked_in_the_owning_user_namespace() {
     let lock = KernelLock::take();
-    let subject = Subject::new(&lock);
+    let fixture = Fixture::new(&lock);
 
-    // Whose user namespace owns the network namespace.
-    let own = subject
+    // The new user namespace owns the new network namespace.
+    let own = fixture
         .host
         .run(|| echo_in_user_namespace(&["--user", "--map-root-user", "--net"]));
-    assert_eq!(own.expect("setting N of an own namespace"), "20\n");
-    subject.assert_unchanged("an echo in another namespace");
+    assert_eq!(own.expect("setting N of the new namespace"), "20\n");
+    fixture.assert_unchanged("an echo in another namespace");
 
-    // Whose does not, however much root he is there.
-    let error = subject
+    // The new user namespace does not own the host's network namespace.
+    let error = fixture
         .host
         .run(|| echo_in_user_namespace(&["--user", "--map-root-user"]))
-        .expect_err("setting N of somebody else's namespace");
+        .expect_err("setting N of the host's namespace");
     assert!(
         error.to_string().contains("Operation not permitted"),
         "bash says {error}"
     );
-    subject.assert_unchanged("an echo by another user namespace's root");
-}
-
-#[test]
-fn it_can_be_set_and_read_whether_counting_goes_on_or_not() {
-    let lock = KernelLock::take();
-    let kstat = Kstat::load(&lock, "");
-    let host = Host::new(&lock);
-
-    host.set_counter(3);
-    assert_eq!(host.counter(), 3, "before start");
-    kstat.start();
-    host.send_tcp(4);
-    assert_eq!((host.counter(), host.nout()), (3, 3), "started");
-    kstat.stop();
-    host.set_counter(2);
-    assert_eq!((host.counter(), host.nout()), (2, 3), "stopped");
+    fixture.assert_unchanged("an echo by root of another user namespace");
 }
