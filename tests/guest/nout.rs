@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The count: the file `nout`.
+//! Reading the count: /proc/kstat/nout.
 
 use kstat_tests::{
     assert_agrees,
@@ -22,7 +22,7 @@ use std::{
 };
 
 #[test]
-fn it_is_0444_and_roots() {
+fn file_has_mode_0444_and_belongs_to_root() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
@@ -30,7 +30,7 @@ fn it_is_0444_and_roots() {
 }
 
 #[test]
-fn everybody_can_read_it() {
+fn unprivileged_user_can_read_the_count() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -39,12 +39,12 @@ fn everybody_can_read_it() {
     assert_eq!(
         host.run(|| identity::as_nobody(|| file::number(NOUT))),
         10,
-        "what nobody reads"
+        "nout as the user nobody reads it"
     );
 }
 
 #[test]
-fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
+fn write_by_an_unprivileged_user_is_refused_with_eacces() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -54,14 +54,14 @@ fn nobody_is_refused_a_write_with_eacces_by_its_mode() {
         assert_eq!(
             host.run(|| identity::as_nobody(|| file::put(NOUT, text))),
             Err(Errno::EACCES),
-            "nobody's {text:?}"
+            "{text:?} of the user nobody"
         );
         assert_eq!((host.nout(), host.counter()), (20, 10), "after {text:?}");
     }
 }
 
 #[test]
-fn root_is_refused_a_write_with_no_effect() {
+fn write_by_root_is_refused_with_eio_and_changes_nothing() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -71,42 +71,14 @@ fn root_is_refused_a_write_with_no_effect() {
         assert_eq!(
             host.run(|| file::put(NOUT, text)),
             Err(Errno::EIO),
-            "root's {text:?}"
+            "{text:?} of root"
         );
         assert_eq!((host.nout(), host.counter()), (20, 10), "after {text:?}");
     }
 }
 
 #[test]
-fn taken_byte_by_byte_while_packets_flow_it_is_one_text_and_the_new_one_from_the_start_again() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "counter=1");
-    let host = Host::new(&lock);
-    let mut file = host.open(NOUT, OpenOptions::new().read(true));
-
-    // The next packet changes all digits, and the length of the text.
-    for shown in [9, 99, 999] {
-        let text = format!("{shown}\n");
-        let mut taken = Vec::new();
-        let mut byte = [0];
-
-        host.send_tcp(shown - host.nout());
-        file.rewind().expect("rewinding nout");
-        while file.read(&mut byte).expect("reading a byte of nout") == 1 {
-            taken.push(byte[0]);
-            host.send_tcp(1);
-        }
-        assert_eq!(String::from_utf8_lossy(&taken), text, "byte by byte");
-        assert_eq!(
-            file::reread(NOUT, &file),
-            shown + text.len() as u64,
-            "from the start again"
-        );
-    }
-}
-
-#[test]
-fn a_descriptor_shows_the_new_value_whenever_it_is_read_from_the_start() {
+fn read_at_offset_0_shows_the_current_count() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
     let host = Host::new(&lock);
@@ -125,46 +97,75 @@ fn a_descriptor_shows_the_new_value_whenever_it_is_read_from_the_start() {
     }
 }
 
-/// One who reads nout again and again, and compares it with what anybody has read before.
+#[test]
+fn bytes_read_one_by_one_are_one_snapshot_until_a_read_at_offset_0() {
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
+    let mut file = host.open(NOUT, OpenOptions::new().read(true));
+
+    // The next packet changes all digits and the length of the text.
+    for shown in [9, 99, 999] {
+        let text = format!("{shown}\n");
+        let mut bytes = Vec::new();
+        let mut byte = [0];
+
+        host.send_tcp(shown - host.nout());
+        file.rewind().expect("rewinding nout");
+        while file.read(&mut byte).expect("reading a byte of nout") == 1 {
+            bytes.push(byte[0]);
+            host.send_tcp(1);
+        }
+        assert_eq!(String::from_utf8_lossy(&bytes), text, "byte by byte");
+        assert_eq!(
+            file::reread(NOUT, &file),
+            shown + text.len() as u64,
+            "at offset 0 again"
+        );
+    }
+}
+
+/// A reader of nout that compares each value with the largest one that any reader has read.
 struct Reader<'a> {
-    newest: &'a AtomicU64,
+    largest: &'a AtomicU64,
     nout: File,
-    moves: AtomicU64,
+    /// How many values this reader was the first to read.
+    new_values: AtomicU64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(host: &Host<'_>, newest: &'a AtomicU64) -> Self {
+    fn new(host: &Host<'_>, largest: &'a AtomicU64) -> Self {
         Self {
-            newest,
+            largest,
             nout: host.open(NOUT, OpenOptions::new().read(true)),
-            moves: AtomicU64::new(0),
+            new_values: AtomicU64::new(0),
         }
     }
 
     fn read(&self) {
-        let before = self.newest.load(Ordering::SeqCst);
+        let before = self.largest.load(Ordering::SeqCst);
         let now = file::reread(NOUT, &self.nout);
 
         assert!(now >= before, "nout is {now} after {before}");
-        if self.newest.fetch_max(now, Ordering::SeqCst) < now {
-            self.moves.fetch_add(1, Ordering::SeqCst);
+        if self.largest.fetch_max(now, Ordering::SeqCst) < now {
+            self.new_values.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
 
 #[test]
-fn no_reader_on_any_cpu_sees_a_smaller_value_than_one_read_before() {
+fn no_reader_on_any_cpu_sees_the_count_decrease() {
     const ROUNDS: usize = 20;
 
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
     let host = Host::new(&lock);
-    let newest = AtomicU64::new(0);
-    let readers = [Reader::new(&host, &newest), Reader::new(&host, &newest)];
+    let largest = AtomicU64::new(0);
+    let readers = [Reader::new(&host, &largest), Reader::new(&host, &largest)];
 
     let traffic = host.traffic();
     while_repeating(&[&|| readers[0].read(), &|| readers[1].read()], || {
-        // Whatever happens to N meanwhile.
+        // Setting N must not make nout decrease either.
         for n in [1, 7, 2, 1000, 3].into_iter().cycle().take(ROUNDS) {
             traffic.wait_for(100);
             host.set_counter(n);
@@ -173,10 +174,10 @@ fn no_reader_on_any_cpu_sees_a_smaller_value_than_one_read_before() {
     let sent = traffic.stop();
 
     for reader in readers {
-        let moves = reader.moves.into_inner();
-        println!("a reader was the first to see {moves} values");
-        assert!(moves > 5, "a reader saw only {moves} new values");
+        let new_values = reader.new_values.into_inner();
+        println!("a reader was the first to see {new_values} values");
+        assert!(new_values > 5, "a reader saw only {new_values} new values");
     }
     host.set_counter(1);
-    assert_agrees(host.nout(), sent, "the senders' own count");
+    assert_agrees(host.nout(), sent, "the count of the senders");
 }
