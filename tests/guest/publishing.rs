@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When nout moves, and to what: `nout = B + floor((T - B) / N) * N`, where T is the packets counted
-//! so far, and B what nout showed when N was last set.
+//! When nout moves, and to which value.
+//!
+//! The formula is `nout = B + floor((T - B) / N) * N`: T is the number of packets counted so far,
+//! and B is the value that nout showed when N was last set, or 0 if N was not set yet.
 
 use kstat_tests::guest::{exclusive::KernelLock, host::Host, module::Kstat};
 
@@ -18,7 +20,7 @@ fn nout_moves_on_every_nth_packet_and_shows_the_count_at_that_packet() {
 }
 
 #[test]
-fn after_25_packets_nout_is_20_after_30_it_is_30_and_with_n_7_from_there_30_until_37() {
+fn nout_is_30_after_30_packets_and_moves_next_at_37_if_n_becomes_7() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -42,7 +44,7 @@ fn after_25_packets_nout_is_20_after_30_it_is_30_and_with_n_7_from_there_30_unti
 }
 
 #[test]
-fn steps_are_counted_from_what_nout_showed_when_n_was_set() {
+fn steps_of_a_new_n_begin_at_the_published_count() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -50,7 +52,7 @@ fn steps_are_counted_from_what_nout_showed_when_n_was_set() {
 
     host.set_counter(7);
 
-    // From 20, not from the 25 counted, and not from 0.
+    // Steps begin at 20, which is published: not at the 25 packets counted, and not at 0.
     assert_eq!(host.nout(), 20, "after 25 packets");
     host.send_tcp(1);
     assert_eq!(host.nout(), 20, "after 26 packets");
@@ -59,7 +61,7 @@ fn steps_are_counted_from_what_nout_showed_when_n_was_set() {
 }
 
 #[test]
-fn a_smaller_n_publishes_at_once_what_is_a_whole_number_of_steps() {
+fn smaller_n_publishes_pending_whole_steps_at_once() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=100");
     let host = Host::new(&lock);
@@ -73,7 +75,7 @@ fn a_smaller_n_publishes_at_once_what_is_a_whole_number_of_steps() {
 }
 
 #[test]
-fn setting_n_never_makes_nout_go_back_and_every_read_is_as_the_formula_says() {
+fn setting_n_never_lowers_nout_and_every_read_matches_the_formula() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -109,7 +111,7 @@ fn setting_n_never_makes_nout_go_back_and_every_read_is_as_the_formula_says() {
             assert!(nout >= shown, "{nout} after {shown}");
             shown = nout;
         }
-        // What nout shows when N is set.
+        // B is the value that nout shows when N is set.
         base = shown;
         host.set_counter(next);
         n = next;
@@ -125,7 +127,7 @@ fn setting_n_never_makes_nout_go_back_and_every_read_is_as_the_formula_says() {
 }
 
 #[test]
-fn with_the_largest_n_nout_stands_still() {
+fn nout_does_not_move_with_the_largest_n() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -140,7 +142,7 @@ fn with_the_largest_n_nout_stands_still() {
 }
 
 #[test]
-fn the_count_survives_stop_and_start_with_what_is_not_published_yet() {
+fn published_and_unpublished_packets_survive_stop_and_start() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -158,7 +160,7 @@ fn the_count_survives_stop_and_start_with_what_is_not_published_yet() {
 }
 
 #[test]
-fn a_module_that_is_loaded_again_begins_at_0_and_with_n_10() {
+fn module_that_is_loaded_again_begins_at_0_with_n_10() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "counter=1");
     let host = Host::new(&lock);
