@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets as nobody's stack would send them: kstat and nftables have to agree on each.
+//! Random packets: kstat and nftables agree on each.
+//!
+//! No network stack would send most of these packets. A failed run can be repeated with the
+//! KSTAT_SEED that it printed.
 
 use kstat_tests::{
     assert_agrees,
@@ -24,8 +27,8 @@ const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
-/// A protocol number: one that means something to somebody, as a rule, and TCP more often.
-fn protocol(random: &mut StdRng) -> u8 {
+/// Returns TCP in half of all calls, and otherwise usually one of `KNOWN`.
+fn random_protocol(random: &mut StdRng) -> u8 {
     const KNOWN: &[u8] = &[
         HOP_BY_HOP,
         ICMP,
@@ -50,13 +53,14 @@ fn protocol(random: &mut StdRng) -> u8 {
 
     match random.random_range(0..10) {
         0..5 => TCP,
-        5..9 => *KNOWN.choose(random).expect("it is not empty"),
+        5..9 => *KNOWN.choose(random).expect("KNOWN is not empty"),
         _ => random.random(),
     }
 }
 
-/// What is behind the IP header: a TCP header, whole or cut short or with anything in it.
-fn payload(random: &mut StdRng) -> Vec<u8> {
+/// Returns the bytes after the IP headers: a TCP header that is complete, truncated, followed by
+/// data, or overwritten with random bytes.
+fn random_payload(random: &mut StdRng) -> Vec<u8> {
     let mut payload = segment(random.random());
 
     match random.random_range(0..4) {
@@ -68,26 +72,31 @@ fn payload(random: &mut StdRng) -> Vec<u8> {
     payload
 }
 
-fn crafted_ipv4(random: &mut StdRng) -> Vec<u8> {
+fn random_ipv4(random: &mut StdRng) -> Vec<u8> {
     let mut options = vec![1; 4 * random.random_range(0..=10)];
     let fragment = match random.random_range(0..5) {
-        0 => 0x4000,                              // must not be fragmented
-        1 => 0x2000,                              // a first fragment
-        2 => random.random_range(0..0x2000),      // the last one
-        3 => 0x2000 | random.random_range(0..64), // one in the middle
+        0 => 0x4000,                              // don't fragment
+        1 => 0x2000,                              // first fragment
+        2 => random.random_range(0..0x2000),      // last fragment
+        3 => 0x2000 | random.random_range(0..64), // middle fragment
         _ => 0,
     };
 
     if random.random_bool(0.3) {
         random.fill(options.as_mut_slice());
     }
-    let mut packet = ipv4_with(protocol(random), fragment, &options, &payload(random));
+    let mut packet = ipv4_with(
+        random_protocol(random),
+        fragment,
+        &options,
+        &random_payload(random),
+    );
     packet[1] = random.random(); // type of service
     packet[8] = random.random_range(2..=255); // time to live
     packet
 }
 
-fn crafted_ipv6(random: &mut StdRng) -> Vec<u8> {
+fn random_ipv6(random: &mut StdRng) -> Vec<u8> {
     const KINDS: &[u8] = &[
         HOP_BY_HOP,
         DESTINATION,
@@ -100,7 +109,7 @@ fn crafted_ipv6(random: &mut StdRng) -> Vec<u8> {
     ];
     let bodies: Vec<(u8, Vec<u8>)> = (0..random.random_range(0..=6))
         .map(|_| {
-            let kind = *KINDS.choose(random).expect("it is not empty");
+            let kind = *KINDS.choose(random).expect("KINDS is not empty");
             let body = match kind {
                 FRAGMENT => {
                     let offset = if random.random_bool(0.5) {
@@ -127,10 +136,10 @@ fn crafted_ipv6(random: &mut StdRng) -> Vec<u8> {
         .iter()
         .map(|(kind, body)| (*kind, body.as_slice()))
         .collect();
-    let mut packet = ipv6(&chain, protocol(random), &payload(random));
+    let mut packet = ipv6(&chain, random_protocol(random), &random_payload(random));
 
     match random.random_range(0..10) {
-        // Cut short in any of the headers, with the length as it was, or as it is now.
+        // Truncated anywhere after the IPv6 header, with the old payload length or the new one.
         0 | 1 => {
             packet.truncate(random.random_range(40..=packet.len()));
             if random.random() {
@@ -138,16 +147,17 @@ fn crafted_ipv6(random: &mut StdRng) -> Vec<u8> {
                 packet[4..6].copy_from_slice(&length.to_be_bytes());
             }
         }
-        // A wrong length in the header.
+        // A wrong payload length.
         2 => {
             let length: u16 = random.random_range(0..200);
             packet[4..6].copy_from_slice(&length.to_be_bytes());
         }
-        // A wrong byte anywhere: a type, or a length.
+        // A random byte after the IPv6 header, which may be a type or a length.
         3 | 4 if packet.len() > 40 => {
             let at = random.random_range(40..packet.len());
             packet[at] = random.random();
         }
+        // A random next header.
         5 => packet[6] = random.random(),
         _ => {}
     }
@@ -155,18 +165,19 @@ fn crafted_ipv6(random: &mut StdRng) -> Vec<u8> {
     packet
 }
 
-fn crafted(random: &mut StdRng) -> Vec<u8> {
+/// Returns an IPv4 or IPv6 packet from a [`Host`].
+fn random_packet(random: &mut StdRng) -> Vec<u8> {
     if random.random_bool(0.4) {
-        crafted_ipv4(random)
+        random_ipv4(random)
     } else {
-        crafted_ipv6(random)
+        random_ipv6(random)
     }
 }
 
-/// Sends so many packets from a host, and asserts of each that kstat counted it exactly if nftables
-/// did.
+/// Sends `packets` packets from a host where kstat counts at `hook` and nftables at `point`, which
+/// is the same hook. Asserts for each packet that kstat counted it exactly if nftables matched it.
 #[track_caller]
-fn assert_agree_on_each(hook: &str, point: HookPoint, packets: u32) {
+fn assert_agree_on_each_packet(hook: &str, point: HookPoint, packets: u32) {
     const BATCH: u32 = 2_000;
 
     let lock = KernelLock::take();
@@ -183,7 +194,7 @@ fn assert_agree_on_each(hook: &str, point: HookPoint, packets: u32) {
         let mut counted = BTreeSet::new();
 
         for mark in 1..=BATCH {
-            let packet = crafted(&mut random);
+            let packet = random_packet(&mut random);
             let before = file::reread(NOUT, &nout);
 
             host.try_send_marked(&packet, mark)
@@ -191,32 +202,26 @@ fn assert_agree_on_each(hook: &str, point: HookPoint, packets: u32) {
             match file::reread(NOUT, &nout) - before {
                 0 => {}
                 1 => drop(counted.insert(u64::from(mark))),
-                more => panic!("kstat counted {more} packets of one: {packet:02x?}"),
+                more => panic!("kstat counted one packet {more} times: {packet:02x?}"),
             }
             sent.push(packet);
         }
 
         let mut any = seen.any();
-        any.remove(&0); // What the kernel sends of its own accord has no mark.
+        any.remove(&0); // Packets that the kernel sends by itself have mark 0.
         assert_eq!(
             any,
             (1..=u64::from(BATCH)).collect(),
-            "the packets that nftables saw are not those that were sent"
+            "marks of the packets that nftables saw (left) and that were sent (right)"
         );
         let matched = seen.tcp();
         if let Some(mark) = counted.symmetric_difference(&matched).next() {
-            let (who, other) = if counted.contains(mark) {
-                (
-                    "kstat counted",
-                    "nftables' `meta l4proto tcp` did not match",
-                )
+            let disagreement = if counted.contains(mark) {
+                "kstat counted a packet that nftables' `meta l4proto tcp` did not match"
             } else {
-                (
-                    "nftables' `meta l4proto tcp` matched",
-                    "kstat did not count",
-                )
+                "kstat did not count a packet that nftables' `meta l4proto tcp` matched"
             };
-            panic!("{who} what {other}: {:02x?}", sent[*mark as usize - 1]);
+            panic!("{disagreement}: {:02x?}", sent[*mark as usize - 1]);
         }
         seen.forget();
         all += BATCH;
@@ -236,19 +241,19 @@ fn assert_agree_on_each(hook: &str, point: HookPoint, packets: u32) {
 }
 
 #[test]
-fn kstat_and_nftables_agree_on_each_of_20_000_packets_at_local_out() {
-    assert_agree_on_each("local_out", HookPoint::Output, 20_000);
+fn kstat_agrees_with_nftables_on_20_000_random_packets_at_local_out() {
+    assert_agree_on_each_packet("local_out", HookPoint::Output, 20_000);
 }
 
 #[test]
-fn kstat_and_nftables_agree_on_each_of_6_000_packets_at_post_routing() {
-    assert_agree_on_each("post_routing", HookPoint::Postrouting, 6_000);
+fn kstat_agrees_with_nftables_on_6_000_random_packets_at_post_routing() {
+    assert_agree_on_each_packet("post_routing", HookPoint::Postrouting, 6_000);
 }
 
-/// Where connections are tracked, fragments are put together first, and those that do not fit are
-/// dropped.
+/// Connection tracking reassembles fragments before kstat's hook, and drops those that do not fit
+/// together.
 #[test]
-fn kstat_and_nftables_agree_where_fragments_are_put_together() {
+fn kstat_agrees_with_nftables_after_conntrack_reassembles_fragments() {
     let lock = KernelLock::take();
     let mut random = seed::random();
     let _kstat = Kstat::started(&lock, "counter=1");
@@ -263,14 +268,14 @@ fn kstat_and_nftables_agree_where_fragments_are_put_together() {
          }",
     );
     let nft = host.nft(HookPoint::Output);
-    let mut whole = 0;
+    let mut reassembled = 0;
 
     for round in 0..100 {
         for _ in 0..10 {
-            // Somebody may refuse a fragment; then neither counts it.
-            let _ = host.try_send(&crafted(&mut random));
+            // The kernel may refuse a fragment; then neither kstat nor nftables counts it.
+            let _ = host.try_send(&random_packet(&mut random));
         }
-        // Two fragments that fit, with a number that no others have.
+        // Two fragments that fit together, with an identification that no other packets have.
         let tcp = [segment(80), vec![0; 28]].concat();
         let before = host.nout();
         for (fragment, part) in [(0x2000, &tcp[..24]), (0x0003, &tcp[24..])] {
@@ -278,16 +283,17 @@ fn kstat_and_nftables_agree_where_fragments_are_put_together() {
             packet[4..6].copy_from_slice(&(0x7000u16 + round).to_be_bytes());
             host.send(&packet);
         }
-        whole += host.nout() - before;
+        reassembled += host.nout() - before;
         nft.assert_agrees(host.nout());
     }
-    assert_eq!(whole, 100, "packets that two fragments each made");
+    assert_eq!(reassembled, 100, "packets reassembled from two fragments");
 }
 
-/// A raw socket's IPv4 packets get a length and a checksum from the kernel; those that come over a
-/// wire have what they have. IP drops the worst of them before any hook.
+/// The kernel fills in the length and the checksum of an IPv4 packet that a raw socket sends. A
+/// packet that arrives over a link can have wrong ones. The IP stack drops the worst of these
+/// packets before any hook.
 #[test]
-fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_checksums() {
+fn kstat_agrees_with_nftables_on_1_500_malformed_forwarded_packets() {
     const PACKETS: u32 = 1_500;
 
     let lock = KernelLock::take();
@@ -303,7 +309,7 @@ fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_chec
             ("ip6 flowlabel", "meta nfproto ipv6"),
         ],
     );
-    // Nobody answers, or the answers would be forwarded, too.
+    // `far` must not answer, as the router would forward its answers too.
     nft::load(
         &network.far,
         "table inet silent {
@@ -314,21 +320,21 @@ fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_chec
     let far = Link::new(&network.far, "eth0", &network.router, "far");
     let (mut counted, mut sent) = (BTreeSet::new(), Vec::new());
 
-    // What one CPU sends, the router takes in that order, so a packet that nobody counts shows that
-    // the one before it has been through.
+    // The router handles packets that one CPU sends in their order. When the marker arrives at
+    // `far`, the packet before it has passed the hook or was dropped.
     cpu::stay_on(0);
     for number in 1..=PACKETS {
-        let packet = forwarded(&mut random, number);
+        let packet = random_forwarded(&mut random, number);
         let before = file::reread(NOUT, &nout);
-        let end = udp_to_far(number as u16);
+        let marker = udp_marker(number as u16);
 
         near.send(&packet);
-        near.send(&end);
-        far.await_packet(|packet| packet[20..] == end[20..]);
+        near.send(&marker);
+        far.await_packet(|packet| packet[20..] == marker[20..]);
         match file::reread(NOUT, &nout) - before {
             0 => {}
             1 => drop(counted.insert(u64::from(number))),
-            more => panic!("kstat counted {more} packets of one: {packet:02x?}"),
+            more => panic!("kstat counted one packet {more} times: {packet:02x?}"),
         }
         sent.push(packet);
     }
@@ -336,12 +342,12 @@ fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_chec
     let (any, matched) = (seen.any(), seen.tcp());
     if let Some(number) = counted.symmetric_difference(&matched).next() {
         panic!(
-            "kstat or nftables' `meta l4proto tcp` counted what the other did not: {:02x?}",
+            "kstat and nftables' `meta l4proto tcp` do not agree on {:02x?}",
             sent[*number as usize - 1]
         );
     }
     println!(
-        "of {PACKETS} packets {} were forwarded, of which nftables' `meta l4proto tcp` matched {}",
+        "of {PACKETS} packets, nftables saw {} and matched {} by `meta l4proto tcp`",
         any.len(),
         matched.len()
     );
@@ -352,51 +358,53 @@ fn kstat_and_nftables_agree_on_each_forwarded_packet_with_wrong_lengths_and_chec
     );
     assert!(
         matched.len() > 200 && any.len() < PACKETS as usize,
-        "{} and {} of {PACKETS} packets",
-        matched.len(),
-        any.len()
+        "of {PACKETS} packets, nftables saw {} and matched {}",
+        any.len(),
+        matched.len()
     );
 }
 
-/// A packet from near to far with a number, and with any length and checksum.
-fn forwarded(random: &mut StdRng, number: u32) -> Vec<u8> {
+/// Returns a packet from `near` to `far` whose lengths and checksum may be wrong. It carries
+/// `number` as its IPv4 identification or IPv6 flow label.
+fn random_forwarded(random: &mut StdRng, number: u32) -> Vec<u8> {
     let mut packet = if random.random_bool(0.6) {
-        let mut packet = crafted_ipv4(random);
+        let mut packet = random_ipv4(random);
         let length = match random.random_range(0..4) {
             0 => random.random_range(0..100),
             1 => packet.len() as u16 - 1,
             _ => packet.len() as u16,
         };
-        from_near_to_far(&mut packet, number as u16, length);
+        fill_in_ipv4_header(&mut packet, number as u16, length);
         if random.random_bool(0.1) {
-            packet[11] ^= 1; // of the checksum
+            packet[11] ^= 1; // checksum
         }
         packet
     } else {
-        let mut packet = crafted_ipv6(random);
+        let mut packet = random_ipv6(random);
         packet[1..4].copy_from_slice(&number.to_be_bytes()[1..]); // flow label
         packet[8..24].copy_from_slice(&Network::NEAR_IPV6.octets());
         packet[24..40].copy_from_slice(&Network::FAR_IPV6.octets());
         packet
     };
 
-    // What is behind the end of the IP packet is padding, if an Ethernet frame is short.
+    // Bytes after the end of the IP packet are padding, as a short Ethernet frame has it.
     if random.random_bool(0.2) {
         packet.resize(packet.len().max(60), 0);
     }
     packet
 }
 
-/// A packet that is forwarded, and that nobody counts.
-fn udp_to_far(port: u16) -> Vec<u8> {
+/// Returns a UDP packet from `near` to `far`, which the router lets pass, and which is not counted.
+fn udp_marker(port: u16) -> Vec<u8> {
     let mut packet = ipv4(UDP, &datagram(port));
 
-    from_near_to_far(&mut packet, 0, 28);
+    fill_in_ipv4_header(&mut packet, 0, 28);
     packet
 }
 
-/// Fills in an IPv4 header.
-fn from_near_to_far(packet: &mut [u8], identification: u16, length: u16) {
+/// Fills in the length, identification, addresses and checksum of an IPv4 packet from `near` to
+/// `far`.
+fn fill_in_ipv4_header(packet: &mut [u8], identification: u16, length: u16) {
     packet[2..4].copy_from_slice(&length.to_be_bytes());
     packet[4..6].copy_from_slice(&identification.to_be_bytes());
     packet[12..16].copy_from_slice(&Network::NEAR_IPV4.octets());
