@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loading and unloading, whatever goes on meanwhile.
+//! Loading and unloading while files and packets are in use.
 
 use kstat_tests::{
     guest::{
@@ -30,7 +30,7 @@ use std::{
 };
 
 #[test]
-fn unloading_leaves_no_file_and_no_hook() {
+fn unloading_removes_all_files_and_hooks() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -38,16 +38,31 @@ fn unloading_leaves_no_file_and_no_hook() {
 
     kstat.unload();
 
-    assert!(!file::exists("/proc/kstat"), "/proc/kstat is there");
+    assert!(!file::exists("/proc/kstat"), "/proc/kstat exists");
     assert!(
         !file::exists("/sys/module/kstat"),
-        "/sys/module/kstat is there"
+        "/sys/module/kstat exists"
     );
     assert_eq!(host.hooks(), []);
 }
 
 #[test]
-fn unloading_succeeds_with_open_descriptors_which_then_say_eio() {
+fn unloading_succeeds_while_packets_are_sent_on_all_cpus() {
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
+    let traffic = host.traffic();
+
+    for _ in 0..5 {
+        let kstat = Kstat::started(&lock, "counter=1");
+        wait::until("packets were counted", || host.nout() > 20);
+        kstat.unload();
+        traffic.wait_for(20);
+    }
+    traffic.stop();
+}
+
+#[test]
+fn unloading_succeeds_with_open_descriptors_which_then_fail_with_eio() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -79,7 +94,7 @@ fn unloading_succeeds_with_open_descriptors_which_then_say_eio() {
 }
 
 #[test]
-fn descriptors_of_a_module_that_is_gone_say_eio_also_when_it_is_loaded_again() {
+fn old_descriptors_fail_with_eio_after_the_module_is_loaded_again() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "");
     let nout = file::reader(NOUT);
@@ -95,7 +110,7 @@ fn descriptors_of_a_module_that_is_gone_say_eio_also_when_it_is_loaded_again() {
 }
 
 #[test]
-fn a_descriptor_of_start_does_not_start_a_module_that_is_gone() {
+fn old_descriptor_of_start_fails_with_enodev_after_unloading() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "");
     let host = Host::new(&lock);
@@ -112,7 +127,7 @@ fn a_descriptor_of_start_does_not_start_a_module_that_is_gone() {
 }
 
 #[test]
-fn unloading_waits_for_who_is_in_a_write_and_refuses_to_start_meanwhile() {
+fn unloading_waits_for_a_running_write_and_start_is_refused() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
@@ -122,74 +137,26 @@ fn unloading_waits_for_who_is_in_a_write_and_refuses_to_start_meanwhile() {
 
     thread::scope(|scope| {
         let unloading = scope.spawn(|| module::unload(&lock));
-        // It starts again and again, until it is going.
+        // Writes of 1 succeed until unloading has begun.
         wait::until("start was refused", || {
             file::write(&start, b"1\n") == Err(Errno::ENODEV)
         });
 
-        // That was kstat's word: sysfs has the file still.
+        // The errno came from kstat: the file still exists.
         assert_eq!(file::read(START), "0\n");
         assert_eq!(file::put(START, "1\n"), Err(Errno::ENODEV));
         assert_eq!(file::put(START, "0\n"), Err(Errno::ENODEV));
         assert_eq!(host.hooks(), []);
         assert!(!unloading.is_finished(), "unloading did not wait");
 
-        assert_eq!(
-            write.finish(b"20\n"),
-            Ok(3),
-            "the write that was waited for"
-        );
+        assert_eq!(write.finish(b"20\n"), Ok(3), "the blocked write");
         assert_eq!(unloading.join().expect("unloading"), Ok(()));
     });
-    assert!(!module::is_loaded(), "there is something left of kstat");
+    assert!(!module::is_loaded(), "kstat is still loaded");
 }
 
 #[test]
-fn a_write_to_start_while_it_is_loaded_is_refused_with_ebusy_and_not_remembered() {
-    const NAMESPACES: usize = 64;
-
-    let lock = KernelLock::take();
-    // Each of them makes loading longer.
-    let namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
-    let refused = AtomicU64::new(0);
-    let try_to_start = || match file::put(START, "1\n") {
-        Err(Errno::EBUSY) => {
-            refused.fetch_add(1, Ordering::SeqCst);
-        }
-        Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => {}
-        other => panic!("starting a module that comes and goes: {other:?}"),
-    };
-
-    while_repeating(&[&try_to_start], || {
-        wait::until("a write came while kstat was being loaded", || {
-            module::load(&lock, "").expect("loading kstat");
-            module::unload(&lock).expect("unloading kstat");
-            refused.load(Ordering::SeqCst) > 0
-        });
-    });
-    drop(namespaces);
-
-    let _kstat = Kstat::load(&lock, "");
-    assert_eq!(file::read(START), "0\n");
-}
-
-#[test]
-fn unloading_succeeds_while_it_counts_and_packets_flow_on_all_cpus() {
-    let lock = KernelLock::take();
-    let host = Host::new(&lock);
-    let traffic = host.traffic();
-
-    for _ in 0..5 {
-        let kstat = Kstat::started(&lock, "counter=1");
-        wait::until("packets were counted", || host.nout() > 20);
-        kstat.unload();
-        traffic.wait_for(20);
-    }
-    traffic.stop();
-}
-
-#[test]
-fn unloading_succeeds_while_readers_and_writers_are_at_work() {
+fn unloading_succeeds_while_files_are_read_and_written() {
     let lock = KernelLock::take();
     let host = Host::new(&lock);
     let mut log = Log::from_now();
@@ -206,27 +173,54 @@ fn unloading_succeeds_while_readers_and_writers_are_at_work() {
                 },
                 &|| match file::put(COUNTER, "7\n") {
                     Ok(()) | Err(Errno::ENOENT | Errno::EIO) => {}
-                    other => panic!("setting N of a module that comes and goes: {other:?}"),
+                    other => panic!("setting N while kstat is loaded and unloaded: {other:?}"),
                 },
             ],
             || {
                 for _ in 0..10 {
                     module::load(&lock, "start=1 counter=1").expect("loading kstat");
                     let before = reads.load(Ordering::SeqCst);
-                    wait::until("somebody read nout", || {
-                        reads.load(Ordering::SeqCst) > before
-                    });
+                    wait::until("nout was read", || reads.load(Ordering::SeqCst) > before);
                     module::unload(&lock).expect("unloading kstat");
                 }
             },
         );
     });
     traffic.stop();
-    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
+    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel log");
 }
 
 #[test]
-fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not() {
+fn write_to_start_during_loading_fails_with_ebusy_and_is_not_remembered() {
+    const NAMESPACES: usize = 64;
+
+    let lock = KernelLock::take();
+    // Loading takes longer with more namespaces, so a write can come before it ends.
+    let namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
+    let refused = AtomicU64::new(0);
+    let try_to_start = || match file::put(START, "1\n") {
+        Err(Errno::EBUSY) => {
+            refused.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => {}
+        other => panic!("starting while kstat is loaded and unloaded: {other:?}"),
+    };
+
+    while_repeating(&[&try_to_start], || {
+        wait::until("a write came while kstat was being loaded", || {
+            module::load(&lock, "").expect("loading kstat");
+            module::unload(&lock).expect("unloading kstat");
+            refused.load(Ordering::SeqCst) > 0
+        });
+    });
+    drop(namespaces);
+
+    let _kstat = Kstat::load(&lock, "");
+    assert_eq!(file::read(START), "0\n");
+}
+
+#[test]
+fn write_to_start_that_races_with_loading_succeeds_or_fails_cleanly() {
     let lock = KernelLock::take();
     let host = Host::new(&lock);
     let mut log = Log::from_now();
@@ -234,7 +228,7 @@ fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not()
     let switch = |text: &str| {
         let result = file::put(START, text);
 
-        // Not there (yet, any more), going, or loading.
+        // ENOENT: kstat is not loaded. ENODEV: it is being unloaded. EBUSY: it is being loaded.
         assert!(
             matches!(
                 result,
@@ -242,7 +236,7 @@ fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not()
             ),
             "writing {text:?} to start: {result:?}"
         );
-        let mut outcomes = outcomes.lock().expect("no writer failed");
+        let mut outcomes = outcomes.lock().expect("no writer panicked");
         *outcomes.entry(format!("{result:?}")).or_default() += 1;
     };
 
@@ -253,22 +247,22 @@ fn writes_to_start_that_race_with_loading_and_unloading_succeed_or_say_why_not()
             host.send_tcp(5);
             module::unload(&lock)
                 .unwrap_or_else(|error| panic!("unloading in round {round}: {error}"));
-            assert!(!module::is_loaded(), "there is something left of kstat");
+            assert!(!module::is_loaded(), "kstat is still loaded");
         }
     });
 
-    let outcomes = outcomes.into_inner().expect("no writer failed");
+    let outcomes = outcomes.into_inner().expect("no writer panicked");
     println!("{outcomes:?}");
     assert!(
         outcomes.contains_key("Ok(())") && outcomes.len() > 1,
-        "the writers met no race: {outcomes:?}"
+        "no write raced with loading or unloading: {outcomes:?}"
     );
     assert_eq!(host.hooks(), []);
-    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
+    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel log");
 }
 
 #[test]
-fn a_switch_that_races_with_others_leaves_one_state_for_all_namespaces() {
+fn racing_writes_to_start_leave_all_namespaces_in_one_state() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "counter=1");
     let hosts = [Host::new(&lock), Host::new(&lock)];
@@ -276,31 +270,31 @@ fn a_switch_that_races_with_others_leaves_one_state_for_all_namespaces() {
     let switch = |text| assert_eq!(file::put(START, text), Ok(()), "{text:?}");
     while_repeating(&[&|| switch("1"), &|| switch("0")], || {
         for _ in 0..10 {
-            // Made, counted or not, and gone while others switch.
+            // A namespace that is made and deleted while other threads write to start.
             Host::new(&lock).send_tcp(5);
         }
     });
 
-    let counts = kstat.is_started();
+    let started = kstat.is_started();
     for host in &hosts {
         let before = host.nout();
         host.send_tcp(5);
-        assert_eq!(host.nout() - before, if counts { 5 } else { 0 });
-        assert_eq!(host.hooks().len(), if counts { 2 } else { 0 }, "hooks");
+        assert_eq!(host.nout() - before, if started { 5 } else { 0 });
+        assert_eq!(host.hooks().len(), if started { 2 } else { 0 }, "hooks");
     }
 }
 
 #[test]
-fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
+fn loading_and_unloading_200_times_leaks_no_memory() {
     const ROUNDS: u64 = 200;
     const WARM_UP: u64 = 20;
-    // Every namespace makes a leak of what each of them has larger: eight bytes of a CPU's memory
-    // would not be seen, but those of 32 of them in 200 rounds are twelve pages.
+    // A leak of 8 bytes of per-CPU memory in each round would not be noticed. If each of 32
+    // namespaces leaks them, 200 rounds leak twelve pages per CPU.
     const NAMESPACES: usize = 32;
-    // The kernel's other work takes and gives back some of all this meanwhile: this is more than
-    // that, and less than any leak.
-    const OBJECTS: u64 = ROUNDS / 2;
-    const KILOBYTES_OF_A_CPU: u64 = 5 * 4;
+    // The kernel allocates and frees memory for other work too. These limits are above the changes
+    // that this causes, and below the growth that a leak in each round would cause.
+    const MAX_GROWTH_OBJECTS: u64 = ROUNDS / 2;
+    const MAX_GROWTH_KILOBYTES_PER_CPU: u64 = 5 * 4;
 
     let lock = KernelLock::take();
     let host = Host::new(&lock);
@@ -319,7 +313,7 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
                     module::load(&lock, "counter=1").expect("loading kstat");
                     file::set(START, "1\n");
                     host.send_tcp(10);
-                    assert_eq!(file::number(NOUT), 10, "packets of a round");
+                    assert_eq!(file::number(NOUT), 10, "packets in a round");
                     drop(Netns::new());
                     file::put(START, "0\n").expect("stopping");
                     module::unload(&lock).expect("unloading kstat");
@@ -334,16 +328,16 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
     rounds(ROUNDS);
 
     println!("nout was read {reads:?} times");
-    assert!(reads.into_inner() > ROUNDS, "nout was hardly read");
-    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel's log");
+    assert!(reads.into_inner() > ROUNDS, "nout was read too rarely");
+    assert_eq!(log.unexpected(), Vec::<String>::new(), "the kernel log");
 
-    // What is freed after an RCU grace period takes its time.
-    let percpu = KILOBYTES_OF_A_CPU * cpu::count() as u64;
-    wait::until("there was no more memory in use than before", || {
+    // Some memory is freed only after an RCU grace period.
+    let percpu = MAX_GROWTH_KILOBYTES_PER_CPU * cpu::count() as u64;
+    wait::until("memory use was within the limits again", || {
         let now = Usage::now();
-        let growth = now.growth_since(&before, OBJECTS, percpu);
+        let growth = now.growth_since(&before, MAX_GROWTH_OBJECTS, percpu);
         println!(
-            "too much more than before: {growth:?} of {:?}",
+            "growth above the limits: {growth:?}; all growth: {:?}",
             now.growth_since(&before, 0, 0)
         );
         growth.is_empty()
@@ -351,11 +345,11 @@ fn two_hundred_rounds_leave_the_kernels_log_and_memory_as_they_were() {
     drop(namespaces);
 }
 
-/// Reads nout, unless the module is gone.
+/// Reads nout. Returns [`None`] if kstat is not loaded.
 fn read_once() -> Option<u64> {
     match fs::read_to_string(NOUT).map_err(file::errno) {
         Ok(text) => Some(file::parse(NOUT, &text)),
         Err(Errno::ENOENT | Errno::EIO) => None,
-        Err(error) => panic!("reading nout of a module that comes and goes: {error}"),
+        Err(error) => panic!("reading nout while kstat is loaded and unloaded: {error}"),
     }
 }
