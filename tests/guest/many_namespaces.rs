@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces that come and go while packets flow and kstat is started and stopped.
+//! Many network namespaces while kstat is started and stopped.
 
 use kstat_tests::{
     guest::{
@@ -12,17 +12,18 @@ use kstat_tests::{
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const NAMESPACES: usize = 200;
-/// What the kernel may have at hand for the next ones, and counts as in use.
-const AT_HAND: u64 = 8;
+/// Namespace objects that are free, but that the slab allocator may count as in use.
+const CACHED_OBJECTS: u64 = 8;
 
 #[test]
-fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
+fn each_of_200_namespaces_is_counted_exactly_and_freed_afterwards() {
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "counter=1");
     let other = Host::new(&lock);
     let traffic = other.traffic();
     let before = memory::objects_of("net_namespace");
-    // Even while nobody switches; what was switched last is said by the number's second bit.
+    // Counts before and after each write to start, so that it is odd while a write is running. Bit
+    // 1 tells the last write: it is clear after a write of 1, and set after a write of 0.
     let switches = AtomicU64::new(0);
     let (steps, finished) = (AtomicU64::new(0), AtomicBool::new(false));
     let (mut while_started, mut while_stopped) = (0, 0);
@@ -33,13 +34,14 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
         file::set(file::START, text);
         switches.fetch_add(1, Ordering::SeqCst);
 
-        // The burst that is on its way was disturbed; the next one will not be.
+        // This write disturbs a burst that is in progress. The next burst can end undisturbed.
         let goal = steps.load(Ordering::SeqCst) + 2;
-        wait::until("two more namespaces were made or sent a burst", || {
+        wait::until("two more namespaces were made or bursts sent", || {
             steps.load(Ordering::SeqCst) >= goal || finished.load(Ordering::SeqCst)
         });
     };
-    // Sends so many packets; whether they were counted as they should be, if nobody switched.
+    // Sends `packets` packets, and asserts that the right number was counted. Returns false if a
+    // write to start disturbed the burst, so that the right number is not known.
     let mut burst = |host: &Host<'_>, packets| {
         let first = switches.load(Ordering::SeqCst);
         let nout = host.nout();
@@ -73,7 +75,8 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
         for (host, packets) in hosts.iter().zip((1..=5).cycle()) {
             wait::until("a burst was not disturbed", || burst(host, packets));
         }
-        // Half of them go while it is switched, the others are looked at later.
+        // Half of the namespaces are deleted while start is being written. The others are used
+        // later.
         let hosts: Vec<_> = hosts.into_iter().step_by(2).collect();
         for host in &hosts {
             burst(host, 3);
@@ -92,7 +95,7 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
     );
     traffic.stop();
 
-    // Now that nobody switches, each is counted as nftables does it.
+    // Now start is not written any more, and kstat and nftables agree in each namespace.
     kstat.start();
     for (i, host) in hosts.iter().enumerate() {
         let nft = host.nft(HookPoint::Output);
@@ -102,9 +105,9 @@ fn two_hundred_that_come_and_go_are_counted_right_and_none_is_left_behind() {
         nft.assert_agrees(host.nout() - nout);
     }
     drop(hosts);
-    wait::until("all namespaces were gone", || {
-        // The kernel frees those of one clean-up when it comes to the next (`net_complete_free()`).
+    wait::until("all namespaces were freed", || {
+        // The kernel frees the namespaces of one clean-up during the next (`net_complete_free()`).
         drop(Netns::new());
-        memory::objects_of("net_namespace") <= before + AT_HAND
+        memory::objects_of("net_namespace") <= before + CACHED_OBJECTS
     });
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Each network namespace has a count and an N of its own.
+//! Each network namespace has its own count and its own N.
 
 use kstat_tests::{
+    assert_agrees,
     guest::{
         exclusive::KernelLock,
         file::{self, COUNTER, NOUT},
@@ -16,7 +17,7 @@ use kstat_tests::{
 use std::fs::OpenOptions;
 
 #[test]
-fn two_with_their_own_traffic_and_n_disturb_each_other_in_nothing() {
+fn traffic_and_n_of_one_namespace_do_not_affect_another() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let initial = Host::initial(&lock);
@@ -45,7 +46,7 @@ fn two_with_their_own_traffic_and_n_disturb_each_other_in_nothing() {
 }
 
 #[test]
-fn they_disturb_each_other_in_nothing_while_both_send_on_all_cpus() {
+fn namespaces_that_send_on_all_cpus_do_not_affect_each_other() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
     let (a, b) = (Host::new(&lock), Host::new(&lock));
@@ -56,26 +57,45 @@ fn they_disturb_each_other_in_nothing_while_both_send_on_all_cpus() {
     traffic_b.wait_for(500);
     let (sent_a, sent_b) = (traffic_a.stop(), traffic_b.stop());
 
-    kstat_tests::assert_agrees(a.nout(), sent_a, "the senders' own count");
-    kstat_tests::assert_agrees(b.nout(), sent_b, "the senders' own count");
+    assert_agrees(a.nout(), sent_a, "the count of the senders");
+    assert_agrees(b.nout(), sent_b, "the count of the senders");
     nft_a.assert_agrees(a.nout());
     nft_b.assert_agrees(b.nout());
 }
 
 #[test]
-fn one_made_while_kstat_counts_is_counted_from_its_first_packet() {
+fn first_n_of_each_namespace_is_the_parameter_counter() {
     let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "counter=1");
+    let before = Host::new(&lock);
+    let kstat = Kstat::load(&lock, "counter=100");
+    let after = Host::new(&lock);
+    assert_eq!((before.counter(), after.counter()), (100, 100));
 
-    for packets in [1, 10] {
-        let host = Host::new(&lock);
-        host.send_tcp(packets);
-        assert_eq!(host.nout(), packets);
-    }
+    // Setting N in other namespaces does not change the first N of a new one.
+    Host::initial(&lock).set_counter(7);
+    before.set_counter(8);
+    kstat.start();
+    assert_eq!(Host::new(&lock).counter(), 100);
+    assert_eq!((before.counter(), after.counter()), (8, 100));
+    assert_eq!(
+        file::read("/sys/module/kstat/parameters/counter"),
+        "100\n",
+        "the parameter counter"
+    );
 }
 
 #[test]
-fn one_made_while_kstat_is_stopped_is_counted_after_start() {
+fn namespace_made_before_kstat_is_loaded_is_counted() {
+    let lock = KernelLock::take();
+    let host = Host::new(&lock);
+    let _kstat = Kstat::started(&lock, "counter=1");
+
+    host.send_tcp(5);
+    assert_eq!(host.nout(), 5);
+}
+
+#[test]
+fn namespace_made_while_kstat_is_stopped_is_counted_after_start() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "counter=1");
     let host = Host::new(&lock);
@@ -87,38 +107,43 @@ fn one_made_while_kstat_is_stopped_is_counted_after_start() {
 }
 
 #[test]
-fn one_made_before_kstat_was_loaded_is_counted() {
+fn namespace_made_while_kstat_counts_is_counted_from_its_first_packet() {
     let lock = KernelLock::take();
-    let host = Host::new(&lock);
     let _kstat = Kstat::started(&lock, "counter=1");
 
-    host.send_tcp(5);
-    assert_eq!(host.nout(), 5);
+    for packets in [1, 10] {
+        let host = Host::new(&lock);
+        host.send_tcp(packets);
+        assert_eq!(host.nout(), packets);
+    }
 }
 
 #[test]
-fn the_first_n_of_each_is_that_of_the_load() {
+fn descriptor_shows_the_namespace_in_which_it_was_opened() {
     let lock = KernelLock::take();
-    let before = Host::new(&lock);
-    let kstat = Kstat::load(&lock, "counter=100");
-    let after = Host::new(&lock);
-    assert_eq!((before.counter(), after.counter()), (100, 100));
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let (a, b) = (Host::new(&lock), Host::new(&lock));
+    a.send_tcp(5);
+    b.send_tcp(7);
 
-    // However N is set in others.
-    Host::initial(&lock).set_counter(7);
-    before.set_counter(8);
-    kstat.start();
-    assert_eq!(Host::new(&lock).counter(), 100);
-    assert_eq!((before.counter(), after.counter()), (8, 100));
-    assert_eq!(
-        file::read("/sys/module/kstat/parameters/counter"),
-        "100\n",
-        "what the parameter shows"
-    );
+    let nout = a.open(NOUT, OpenOptions::new().read(true));
+    let counter = a.open(COUNTER, OpenOptions::new().read(true).write(true));
+    b.run(|| {
+        assert_eq!(file::reread(NOUT, &nout), 5);
+        assert_eq!(file::number(NOUT), 7, "nout of the reader's namespace");
+        a.send_tcp(1);
+        assert_eq!(file::reread(NOUT, &nout), 6);
+
+        // N is read and set in that namespace too.
+        assert_eq!(file::write(&counter, b"3\n"), Ok(()));
+        assert_eq!(file::reread(COUNTER, &counter), 3);
+        assert_eq!(file::number(COUNTER), 1, "N of the writer's namespace");
+    });
+    assert_eq!((a.counter(), b.counter()), (3, 1));
 }
 
 #[test]
-fn one_that_goes_away_takes_its_count_and_its_n_with_it() {
+fn count_and_n_of_a_namespace_are_gone_after_its_deletion() {
     const NAME: &str = "kstat-test";
 
     let lock = KernelLock::take();
@@ -144,31 +169,7 @@ fn one_that_goes_away_takes_its_count_and_its_n_with_it() {
 }
 
 #[test]
-fn a_descriptor_shows_that_in_which_it_was_opened_whoever_reads_it() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "counter=1");
-    let (a, b) = (Host::new(&lock), Host::new(&lock));
-    a.send_tcp(5);
-    b.send_tcp(7);
-
-    let nout = a.open(NOUT, OpenOptions::new().read(true));
-    let counter = a.open(COUNTER, OpenOptions::new().read(true).write(true));
-    b.run(|| {
-        assert_eq!(file::reread(NOUT, &nout), 5);
-        assert_eq!(file::number(NOUT), 7, "what the reader's own shows");
-        a.send_tcp(1);
-        assert_eq!(file::reread(NOUT, &nout), 6);
-
-        // So it is with N, and with setting it.
-        assert_eq!(file::write(&counter, b"3\n"), Ok(()));
-        assert_eq!(file::reread(COUNTER, &counter), 3);
-        assert_eq!(file::number(COUNTER), 1, "what the writer's own shows");
-    });
-    assert_eq!((a.counter(), b.counter()), (3, 1));
-}
-
-#[test]
-fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
+fn open_descriptor_keeps_the_count_of_a_namespace_without_other_users() {
     const PEER: &str = "kstat-test1";
 
     let lock = KernelLock::take();
@@ -179,7 +180,9 @@ fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
 
     drop(host);
 
-    // Namespaces are taken apart one after the other, and with them go the peers of their devices.
+    // The kernel destroys namespaces in the order in which they become unused, or several at once.
+    // `other` becomes unused later than the host's namespace would without the descriptor. The peer
+    // of its device is removed when it is destroyed.
     let other = Netns::new();
     tool::run_with(
         "ip",
@@ -190,7 +193,7 @@ fn an_open_descriptor_keeps_the_count_of_one_that_has_no_other_user() {
         ),
     );
     drop(other);
-    wait::until("a namespace that was left later is gone", || {
+    wait::until("the other namespace was destroyed", || {
         !file::exists(&format!("/sys/class/net/{PEER}"))
     });
     assert_eq!(file::reread(NOUT, &nout), 5);
