@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A sender and a reader on each of four CPUs.
+//! Exact counts with a sender and a reader on each of 4 CPUs.
 
 use kstat_tests::{
     assert_agrees,
@@ -19,21 +19,24 @@ use std::{
     thread,
 };
 
-/// A million packets and some: the largest N below shows them once.
-const EACH: u64 = 250_004;
+/// The packets that each CPU sends. Four CPUs send 1,000,016, so that nout reaches the largest N
+/// below, 1,000,003.
+const PACKETS_PER_CPU: u64 = 250_004;
 
+/// Sends packets on all CPUs with N = `n`, while a reader on each CPU reads nout. Asserts that each
+/// packet is counted once, and that no reader sees nout decrease.
 #[track_caller]
-fn assert_exact(n: u64) {
+fn assert_exact_count(n: u64) {
     let lock = KernelLock::take();
     let cpus = cpu::count();
-    let packets = EACH * cpus as u64;
+    let packets = PACKETS_PER_CPU * cpus as u64;
     let _kstat = Kstat::started(&lock, &format!("counter={n}"));
     let host = Host::new(&lock);
     let nft = host.nft(HookPoint::Output);
     let sending = AtomicBool::new(true);
     let reads: Vec<_> = (0..cpus).map(|_| AtomicU64::new(0)).collect();
 
-    assert!(cpus >= 4, "this takes a guest with 4 CPUs");
+    assert!(cpus >= 4, "this test needs a guest with 4 CPUs");
     thread::scope(|scope| {
         for cpu in 0..cpus {
             let nout = host.open(NOUT, OpenOptions::new().read(true));
@@ -48,7 +51,7 @@ fn assert_exact(n: u64) {
 
                     assert!(
                         now >= last,
-                        "nout went back from {last} to {now} on CPU {cpu}"
+                        "nout decreased from {last} to {now} on CPU {cpu}"
                     );
                     assert!(
                         now % n == 0 && now <= packets,
@@ -65,7 +68,7 @@ fn assert_exact(n: u64) {
 
                 scope.spawn(move || {
                     cpu::stay_on(cpu);
-                    host.send_tcp_at_once(EACH);
+                    host.send_tcp_at_once(PACKETS_PER_CPU);
                 })
             })
             .collect();
@@ -74,7 +77,7 @@ fn assert_exact(n: u64) {
             .map(|sender| sender.join())
             .filter(Result::is_err)
             .count();
-        // Or the readers would never end.
+        // This ends the readers, also if a sender has failed.
         sending.store(false, Ordering::SeqCst);
         assert_eq!(failed, 0, "senders that failed");
     });
@@ -82,26 +85,26 @@ fn assert_exact(n: u64) {
     println!("{packets} packets, {reads:?} reads, N is {n}");
     assert!(
         reads.iter().all(|reads| reads.load(Ordering::SeqCst) > 20),
-        "a reader hardly read: {reads:?}"
+        "a reader read too rarely: {reads:?}"
     );
     assert_eq!(host.nout(), packets / n * n, "nout of {packets} packets");
-    // What is not published yet was counted as well.
+    // Packets that are not published yet were counted too.
     host.set_counter(1);
     assert_agrees(host.nout(), packets, "the senders");
     nft.assert_agrees(host.nout());
 }
 
 #[test]
-fn with_n_1_nothing_is_lost_or_counted_twice_and_no_reader_sees_it_go_back() {
-    assert_exact(1);
+fn every_packet_is_counted_once_and_nout_never_decreases_with_n_1() {
+    assert_exact_count(1);
 }
 
 #[test]
-fn with_n_10_nothing_is_lost_or_counted_twice_and_no_reader_sees_it_go_back() {
-    assert_exact(10);
+fn every_packet_is_counted_once_and_nout_never_decreases_with_n_10() {
+    assert_exact_count(10);
 }
 
 #[test]
-fn with_n_1_000_003_nothing_is_lost_or_counted_twice_and_no_reader_sees_it_go_back() {
-    assert_exact(1_000_003);
+fn every_packet_is_counted_once_and_nout_never_decreases_with_n_1_000_003() {
+    assert_exact_count(1_000_003);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! kstat against a model of it, in any order of all that can be done to it.
+//! Random sequences of actions, compared with a model of kstat.
+//!
+//! A failed run can be repeated with the KSTAT_SEED that it printed.
 
 use kstat_tests::{
     guest::{
@@ -18,16 +20,20 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// What is done to kstat.
+/// An action of a user.
 #[derive(Clone, Debug)]
 enum Action {
+    /// Sends this number of packets.
     Send(u64),
+    /// Sets N.
     Set(u64),
+    /// Opens nout and reads it.
     Read,
     Start,
     Stop,
+    /// Opens nout.
     Open,
-    /// Reads again from an old descriptor.
+    /// Reads nout through a descriptor that was opened before.
     Reread(prop::sample::Index),
 }
 
@@ -45,9 +51,9 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What kstat is to do.
+/// The state that kstat should have.
 struct Model {
-    counts: bool,
+    started: bool,
     total: u64,
     base: u64,
     n: u64,
@@ -58,19 +64,19 @@ impl Model {
         self.base + (self.total - self.base) / self.n * self.n
     }
 
-    fn act(&mut self, action: &Action) {
+    fn apply(&mut self, action: &Action) {
         match *action {
-            Action::Send(packets) if self.counts => self.total += packets,
+            Action::Send(packets) if self.started => self.total += packets,
             Action::Set(n) => (self.base, self.n) = (self.nout(), n),
-            Action::Start => self.counts = true,
-            Action::Stop => self.counts = false,
+            Action::Start => self.started = true,
+            Action::Stop => self.started = false,
             _ => {}
         }
     }
 }
 
 #[test]
-fn every_read_is_as_the_model_says_whatever_is_done() {
+fn every_read_agrees_with_the_model_after_any_sequence_of_actions() {
     const CASES: u32 = 80;
 
     let lock = KernelLock::take();
@@ -81,7 +87,7 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
     let result = seed::runner(CASES).run(&prop::collection::vec(action(), 1..60), |actions| {
         let host = Host::new(&lock);
         let mut model = Model {
-            counts: false,
+            started: false,
             total: 0,
             base: 0,
             n: 10,
@@ -92,11 +98,11 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
 
         kstat.stop();
         for (i, action) in actions.iter().enumerate() {
-            model.act(action);
+            model.apply(action);
             let read = match action {
                 Action::Send(packets) => {
                     host.send_tcp(*packets);
-                    // What others send is no concern of this host's.
+                    // A packet of another namespace must not be counted here.
                     initial.send_tcp(1);
                     None
                 }
@@ -126,17 +132,17 @@ fn every_read_is_as_the_model_says_whatever_is_done() {
                 reads.fetch_add(1, Ordering::Relaxed);
             }
         }
-        prop_assert_eq!(host.nout(), model.nout(), "at last (right: the model)");
+        prop_assert_eq!(host.nout(), model.nout(), "nout (right: the model)");
         prop_assert_eq!(host.counter(), model.n, "N (right: the model)");
         packets.fetch_add(model.total, Ordering::Relaxed);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
     println!(
-        "{reads:?} reads were as the model says, in {CASES} histories with {packets:?} packets counted"
+        "{reads:?} reads agree with the model, in {CASES} sequences with {packets:?} packets counted"
     );
     assert!(
         reads.into_inner() > u64::from(CASES),
-        "hardly anything was read"
+        "nout was read too rarely"
     );
 }
