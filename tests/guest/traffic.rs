@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Real traffic between two hosts and the router between them: kstat and nftables count the same on
-//! each of the three, and so does whoever else counts packets.
+//! Real traffic between two hosts and through a router.
+//!
+//! kstat and nftables count the same on each of the three. Some tests also compare nout with
+//! another count: of iptables, of tcpdump, or of `/proc/net/snmp`.
 
 use kstat_tests::{
     assert_agrees,
@@ -27,17 +29,17 @@ use std::{
     thread,
 };
 
-/// What each host sent.
-struct Sent {
+/// The packets that were counted on each host.
+struct Counted {
     near: u64,
     router: u64,
     far: u64,
 }
 
-/// Lets `traffic` happen on a network, where kstat counts at `hook`, and asserts that kstat and
-/// nftables have counted the same on every host.
+/// Runs `traffic` on a network where kstat counts at `hook`, and asserts that kstat and nftables
+/// have counted the same on every host.
 #[track_caller]
-fn assert_agree_at(hook: &str, traffic: impl FnOnce(&Network<'_>)) -> Sent {
+fn assert_hosts_agree_at(hook: &str, traffic: impl FnOnce(&Network<'_>)) -> Counted {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
     let network = Network::new(&lock);
@@ -54,95 +56,29 @@ fn assert_agree_at(hook: &str, traffic: impl FnOnce(&Network<'_>)) -> Sent {
         tcp::settle(host);
     }
     let [near, router, far] = counters.map(|counter| counter.assert_agrees_when_quiet());
-    Sent { near, router, far }
+    Counted { near, router, far }
 }
 
+/// Runs `traffic` on a network where kstat counts at local_out. Asserts that kstat and nftables
+/// have counted the same on every host: packets of `near` and `far`, and none of the router.
 #[track_caller]
-fn assert_agree(traffic: impl FnOnce(&Network<'_>)) -> Sent {
-    let sent = assert_agree_at("local_out", traffic);
+fn assert_hosts_agree(traffic: impl FnOnce(&Network<'_>)) {
+    let counted = assert_hosts_agree_at("local_out", traffic);
 
-    assert_eq!(sent.router, 0, "packets that the router made");
+    assert_eq!(counted.router, 0, "packets of the router");
     assert!(
-        sent.near > 0 && sent.far > 0,
+        counted.near > 0 && counted.far > 0,
         "{} and {} packets were sent",
-        sent.near,
-        sent.far
+        counted.near,
+        counted.far
     );
-    sent
-}
-
-/// Asserts that a host's packets are the segments that its TCP says it has sent, once both are read
-/// with nothing sent in between.
-#[track_caller]
-fn assert_agrees_with_segments(host: &Netns) {
-    let nout = || host.run(|| file::number(NOUT));
-
-    loop {
-        let (before, segments) = (nout(), proc_net_snmp::tcp_segments(host));
-        if nout() == before {
-            assert_agrees(before, segments, "/proc/net/snmp (OutSegs and RetransSegs)");
-            return;
-        }
-    }
-}
-
-fn iperf3(server: &Netns, client: &Netns, address: IpAddr, args: &[&str]) {
-    const PORT: &str = "5201";
-
-    let _server = Daemon::run(server, "iperf3", &["-s", "-p", PORT]);
-    tcp::await_listener(server, 5201);
-    let address = address.to_string();
-    client.run(|| {
-        tool::run(
-            "iperf3",
-            &[&["-c", &address, "-p", PORT][..], args].concat(),
-        )
-    });
-    tcp::settle(client);
-}
-
-/// Turns segmentation offload off, of a host's only device and of TCP, which else cuts its
-/// super-packets itself when they have passed the hooks.
-fn without_gso(host: &Netns) {
-    host.run(|| {
-        tool::run("ethtool", &["-K", "eth0", "tso", "off", "gso", "off"]);
-        tool::run("ip", &["link", "set", "eth0", "gso_max_segs", "1"]);
-    });
 }
 
 #[test]
-fn iperf3_both_ways_with_gso_super_packets() {
-    assert_agree(|network| {
-        for address in Network::FAR {
-            iperf3(&network.far, &network.near, address, &["-n", "3M"]);
-            iperf3(&network.far, &network.near, address, &["-n", "3M", "-R"]);
-        }
-        let packets = TcpCounter::packets_of(&network.near, HookPoint::Output).total();
-        let segments = proc_net_snmp::tcp_segments(&network.near);
-        println!("near sent {packets} packets, and {segments} segments by /proc/net/snmp");
-        assert!(packets < segments, "none was a super-packet");
-    });
-}
-
-#[test]
-fn iperf3_both_ways_without_gso_where_packets_are_the_segments_of_proc_net_snmp() {
-    assert_agree(|network| {
-        for host in [&network.near, &network.far] {
-            without_gso(host);
-        }
-        for address in Network::FAR {
-            iperf3(&network.far, &network.near, address, &["-n", "2M"]);
-            iperf3(&network.far, &network.near, address, &["-n", "2M", "-R"]);
-        }
-        assert_agrees_with_segments(&network.near);
-    });
-}
-
-#[test]
-fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
+fn kstat_agrees_with_iptables_and_tcpdump_on_short_http_connections() {
     const CONNECTIONS: u64 = 60;
 
-    assert_agree(|network| {
+    assert_hosts_agree(|network| {
         let folder = Folder::new();
         folder.write("file", [0x6b; 3000]);
         let configuration = folder.write(
@@ -169,7 +105,7 @@ fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
                 "tcp",
             ],
         );
-        // It has the socket when it has begun the file.
+        // tcpdump has opened its socket when it begins to write the file.
         wait::until("tcpdump was ready", || {
             fs::metadata(&capture).is_ok_and(|file| file.len() > 0)
         });
@@ -206,17 +142,17 @@ fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
             rules.packets(),
             "iptables' and ip6tables' -A OUTPUT -p tcp",
         );
-        // What is being written may end in half a packet, which tcpdump calls an error.
+        // A file that is being written may end in the middle of a packet, which tcpdump reports as
+        // an error.
         let captured = || {
             let output = tool::attempt("tcpdump", &["-nn", "-q", "-r", &capture], "");
             String::from_utf8_lossy(&output.stdout).lines().count() as u64
         };
-        wait::until("tcpdump had written what it captured", || {
-            captured() >= nout
-        });
+        wait::until("tcpdump had written all packets", || captured() >= nout);
         drop(tcpdump);
         assert_agrees(nout, captured(), "tcpdump -Q out tcp");
-        // SYN, ACK, request, FIN and its ACK.
+        // Each connection takes SYN, ACK, request, FIN, and the ACK of the server's FIN, in at
+        // least four packets.
         assert!(
             nout >= 2 * CONNECTIONS * 4,
             "{} connections are {nout} packets",
@@ -226,8 +162,8 @@ fn many_short_http_connections_which_iptables_and_a_capture_count_too() {
 }
 
 #[test]
-fn an_interactive_session_of_ssh() {
-    assert_agree(|network| {
+fn kstat_agrees_with_nftables_on_an_interactive_ssh_session() {
+    assert_hosts_agree(|network| {
         let folder = Folder::new();
         let (host_key, key) = (folder.path("host_key"), folder.path("key"));
         for key in [&host_key, &key] {
@@ -249,7 +185,7 @@ fn an_interactive_session_of_ssh() {
         tcp::await_listener(&network.far, 2222);
 
         for address in Network::FAR {
-            let said = network.near.run(|| {
+            let output = network.near.run(|| {
                 tool::run_with(
                     "ssh",
                     &[
@@ -270,14 +206,17 @@ fn an_interactive_session_of_ssh() {
                     "PS1=; echo hel''lo\nexit\n",
                 )
             });
-            assert!(said.contains("hello"), "the session said {said:?}");
+            assert!(
+                output.contains("hello"),
+                "output of the session: {output:?}"
+            );
         }
     });
 }
 
 #[test]
-fn connections_that_are_refused_or_reset() {
-    assert_agree(|network| {
+fn kstat_agrees_with_nftables_on_refused_and_reset_connections() {
+    assert_hosts_agree(|network| {
         for address in Network::FAR {
             let refused = network
                 .near
@@ -287,10 +226,10 @@ fn connections_that_are_refused_or_reset() {
                 Some(io::ErrorKind::ConnectionRefused)
             );
 
-            // Who closes what has not been read resets the connection.
+            // A socket that is closed with unread data resets the connection.
             let (mut client, mut server) = tcp::connect(&network.near, &network.far, address);
             client.write_all(b"unread").expect("sending");
-            wait::until("it has come", || {
+            wait::until("the data had arrived", || {
                 server.peek(&mut [0; 8]).is_ok_and(|length| length == 6)
             });
             server.write_all(b"hello").expect("sending");
@@ -301,15 +240,83 @@ fn connections_that_are_refused_or_reset() {
             assert_eq!(error.err(), Some(io::ErrorKind::ConnectionReset));
         }
         let resets = proc_net_snmp::number(&network.far, "snmp", "Tcp", "OutRsts");
-        assert!(resets >= 4, "/proc/net/snmp says {resets} were reset");
+        assert!(resets >= 4, "OutRsts of /proc/net/snmp is {resets}");
+    });
+}
+
+/// Runs iperf3 with `args` on `client`, against an iperf3 server at `address` of `server`.
+fn iperf3(server: &Netns, client: &Netns, address: IpAddr, args: &[&str]) {
+    const PORT: &str = "5201";
+
+    let _server = Daemon::run(server, "iperf3", &["-s", "-p", PORT]);
+    tcp::await_listener(server, 5201);
+    let address = address.to_string();
+    client.run(|| {
+        tool::run(
+            "iperf3",
+            &[&["-c", &address, "-p", PORT][..], args].concat(),
+        )
+    });
+    tcp::settle(client);
+}
+
+#[test]
+fn kstat_agrees_with_nftables_on_iperf3_with_gso_super_packets() {
+    assert_hosts_agree(|network| {
+        for address in Network::FAR {
+            iperf3(&network.far, &network.near, address, &["-n", "3M"]);
+            iperf3(&network.far, &network.near, address, &["-n", "3M", "-R"]);
+        }
+        let packets = TcpCounter::packets_of(&network.near, HookPoint::Output).total();
+        let segments = proc_net_snmp::tcp_segments(&network.near);
+        println!("near sent {packets} packets, and {segments} segments by /proc/net/snmp");
+        assert!(packets < segments, "no packet was a super-packet");
+    });
+}
+
+/// Turns segmentation offload off, for a host's only device and for TCP. TCP would otherwise still
+/// make super-packets, which the kernel would segment after the hooks.
+fn disable_gso(host: &Netns) {
+    host.run(|| {
+        tool::run("ethtool", &["-K", "eth0", "tso", "off", "gso", "off"]);
+        tool::run("ip", &["link", "set", "eth0", "gso_max_segs", "1"]);
+    });
+}
+
+/// Asserts that nout of a host equals the number of segments that its TCP has sent. Reads both
+/// again if nout has changed in between.
+#[track_caller]
+fn assert_nout_equals_segments(host: &Netns) {
+    let nout = || host.run(|| file::number(NOUT));
+
+    loop {
+        let (before, segments) = (nout(), proc_net_snmp::tcp_segments(host));
+        if nout() == before {
+            assert_agrees(before, segments, "/proc/net/snmp (OutSegs and RetransSegs)");
+            return;
+        }
+    }
+}
+
+#[test]
+fn iperf3_packets_without_gso_equal_the_segments_of_proc_net_snmp() {
+    assert_hosts_agree(|network| {
+        for host in [&network.near, &network.far] {
+            disable_gso(host);
+        }
+        for address in Network::FAR {
+            iperf3(&network.far, &network.near, address, &["-n", "2M"]);
+            iperf3(&network.far, &network.near, address, &["-n", "2M", "-R"]);
+        }
+        assert_nout_equals_segments(&network.near);
     });
 }
 
 #[test]
-fn segments_that_are_lost_and_sent_again() {
-    assert_agree(|network| {
+fn each_retransmission_of_a_lost_segment_is_counted() {
+    assert_hosts_agree(|network| {
         for host in [&network.near, &network.far] {
-            without_gso(host);
+            disable_gso(host);
             let seed = seed::seed().to_string();
             host.run(|| {
                 tool::run(
@@ -321,22 +328,41 @@ fn segments_that_are_lost_and_sent_again() {
                 )
             });
         }
-        // By chance none might be lost.
-        wait::until("something was sent again", || {
+        // netem drops segments at random, and may drop none of the first ones.
+        wait::until("a segment was retransmitted", || {
             for address in Network::FAR {
                 tcp::exchange(&network.near, &network.far, address, 200_000);
             }
             proc_net_snmp::number(&network.near, "snmp", "Tcp", "RetransSegs") > 0
         });
-        assert_agrees_with_segments(&network.near);
+        assert_nout_equals_segments(&network.near);
     });
 }
 
 #[test]
-fn mptcp() {
-    /// A socket of multipath TCP, which the standard library takes for one of TCP.
+fn kstat_agrees_with_nftables_on_parallel_connections_over_loopback() {
+    let lock = KernelLock::take();
+    let _kstat = Kstat::started(&lock, "counter=1");
+    let host = Host::new(&lock);
+    let nft = host.nft(HookPoint::Output);
+
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        iperf3(
+            host.net(),
+            host.net(),
+            address,
+            &["-P", "4", "-n", "4M", "--bidir", "-l", "1400", "-N"],
+        );
+    }
+    assert!(nft.assert_agrees_when_quiet() > 1000, "packets");
+}
+
+#[test]
+fn kstat_agrees_with_nftables_on_mptcp_connections() {
+    /// Makes an MPTCP socket, which the standard library can use as a TCP socket.
     fn socket(family: i32) -> OwnedFd {
-        // SAFETY: This makes a descriptor, which is ours.
+        // SAFETY: socket(2) takes no pointers, and its result is a new descriptor that nothing else
+        // owns.
         unsafe {
             let socket = libc::socket(
                 family,
@@ -348,7 +374,7 @@ fn mptcp() {
         }
     }
 
-    assert_agree(|network| {
+    assert_hosts_agree(|network| {
         use nix::sys::socket::{bind, connect, listen, Backlog, SockaddrStorage};
         use std::os::fd::AsRawFd;
 
@@ -386,16 +412,38 @@ fn mptcp() {
         }
         let connections =
             proc_net_snmp::number(&network.near, "netstat", "MPTcpExt", "MPCapableSYNTX");
-        assert_eq!(
-            connections, 2,
-            "/proc/net/netstat says so many were MPTCP's"
-        );
+        assert_eq!(connections, 2, "MPCapableSYNTX of /proc/net/netstat");
     });
 }
 
 #[test]
-fn connections_through_tunnels() {
-    // The kind, and whether it carries IPv6.
+fn packet_is_counted_in_the_namespace_of_its_socket_not_of_the_process() {
+    assert_hosts_agree(|network| {
+        let other = Netns::new();
+        let nout = || file::number(NOUT);
+
+        for address in Network::FAR {
+            let (mut client, mut server) = tcp::connect(&network.near, &network.far, address);
+
+            let before = network.near.run(nout);
+            other.run(|| {
+                client.write_all(b"hello").expect("sending");
+                client.shutdown(Shutdown::Write).expect("closing");
+            });
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).expect("receiving");
+            drop(server);
+            client.read_to_end(&mut Vec::new()).expect("the end");
+            assert_eq!(received, b"hello");
+            assert!(network.near.run(nout) > before, "near sent no packet");
+        }
+        assert_eq!(other.run(nout), 0, "nout of the process's namespace");
+    });
+}
+
+#[test]
+fn tcp_through_a_tunnel_is_counted_at_its_ends_and_not_on_the_router() {
+    // The name of the kind, and the arguments of `ip link add`. An ipip tunnel carries no IPv6.
     const TUNNELS: [(&str, &str); 4] = [
         ("gre", "type gre local LOCAL4 remote REMOTE4"),
         ("ipip", "type ipip local LOCAL4 remote REMOTE4"),
@@ -409,7 +457,7 @@ fn connections_through_tunnels() {
     const FAR: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
 
     for hook in ["local_out", "post_routing"] {
-        let sent = assert_agree_at(hook, |network| {
+        let counted = assert_hosts_agree_at(hook, |network| {
             for (i, (name, kind)) in TUNNELS.iter().enumerate() {
                 for (host, local, remote, number) in
                     [(&network.near, NEAR, FAR, 1), (&network.far, FAR, NEAR, 2)]
@@ -448,51 +496,8 @@ fn connections_through_tunnels() {
             }
         });
 
-        assert!(sent.near > 0 && sent.far > 0, "packets at {hook}");
-        // What it forwards is the tunnels' own: GRE, IPIP and UDP.
-        assert_eq!(sent.router, 0, "TCP packets of the router at {hook}");
+        assert!(counted.near > 0 && counted.far > 0, "packets at {hook}");
+        // The router forwards the outer packets: GRE, IPIP and UDP.
+        assert_eq!(counted.router, 0, "TCP packets of the router at {hook}");
     }
-}
-
-#[test]
-fn a_connection_that_a_process_of_another_namespace_uses() {
-    assert_agree(|network| {
-        let other = Netns::new();
-        let nout = || file::number(NOUT);
-
-        for address in Network::FAR {
-            let (mut client, mut server) = tcp::connect(&network.near, &network.far, address);
-
-            let before = network.near.run(nout);
-            other.run(|| {
-                client.write_all(b"hello").expect("sending");
-                client.shutdown(Shutdown::Write).expect("closing");
-            });
-            let mut received = Vec::new();
-            server.read_to_end(&mut received).expect("receiving");
-            drop(server);
-            client.read_to_end(&mut Vec::new()).expect("the end");
-            assert_eq!(received, b"hello");
-            assert!(network.near.run(nout) > before, "near sent nothing");
-        }
-        assert_eq!(other.run(nout), 0, "nout of the process's namespace");
-    });
-}
-
-#[test]
-fn a_busy_loopback() {
-    let lock = KernelLock::take();
-    let _kstat = Kstat::started(&lock, "counter=1");
-    let host = Host::new(&lock);
-    let nft = host.nft(HookPoint::Output);
-
-    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-        iperf3(
-            host.net(),
-            host.net(),
-            address,
-            &["-P", "4", "-n", "4M", "--bidir", "-l", "1400", "-N"],
-        );
-    }
-    assert!(nft.assert_agrees_when_quiet() > 1000, "packets");
 }
