@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted in networks where a packet does not pass each hook once.
+//! Set-ups in which a packet does not pass each hook once.
 //!
-//! A packet is counted each time that it passes the hook. Every test asserts that kstat and nftables
-//! count the same at the hook, and compares this count with a number of another source: the segments
-//! of `/proc/net/snmp`, the frames that reach the next device, or the packets that the test sent.
-//! TCP makes no GSO super-packets here, so a segment is a packet.
+//! A packet is counted each time that it passes the hook. Every test asserts that kstat and
+//! nftables count the same at the hook, and compares this count with a number of another source:
+//! the segments of `/proc/net/snmp`, the frames that reach the next device, or the packets that the
+//! test sent. TCP makes no GSO super-packets here, so a segment is a packet.
 
 use kstat_tests::{
     assert_agrees,
@@ -38,7 +38,7 @@ use std::{
     thread,
 };
 
-/// The bytes of a connection: some 15 packets of the client.
+/// The bytes that a connection carries, in about 15 packets of the client.
 const BYTES: usize = 15_000;
 
 /// The addresses of `near`.
@@ -48,13 +48,14 @@ const NEAR: [IpAddr; 2] = [
 ];
 
 /// Calls `test` once for each value of the parameter `hook`, with a network of its own.
-fn at_each_hook(test: impl Fn(HookPoint, &Network<'_>)) {
-    at(HookPoint::Output, &test);
-    at(HookPoint::Postrouting, &test);
+fn with_kstat_at_each_hook(test: impl Fn(HookPoint, &Network<'_>)) {
+    with_kstat_at(HookPoint::Output, &test);
+    with_kstat_at(HookPoint::Postrouting, &test);
 }
 
-/// Calls `test` while kstat counts at `point`.
-fn at(point: HookPoint, test: impl Fn(HookPoint, &Network<'_>)) {
+/// Calls `test` once, with a network of its own where hosts make no super-packets, while kstat
+/// counts at `point`.
+fn with_kstat_at(point: HookPoint, test: impl Fn(HookPoint, &Network<'_>)) {
     let lock = KernelLock::take();
     let hook = match point {
         HookPoint::Output => "local_out",
@@ -85,7 +86,7 @@ fn await_link(net: &Netns, device: &str) {
     });
 }
 
-/// Connects `near` to both addresses of `far`.
+/// Sends [`BYTES`] bytes from `near` to each address of `far`, over a connection each.
 #[track_caller]
 fn exchange(network: &Network<'_>) {
     for address in Network::FAR {
@@ -93,23 +94,23 @@ fn exchange(network: &Network<'_>) {
     }
 }
 
-/// Asserts that `frames` counts exactly `expected` frames, once the last of them has come.
+/// Asserts that `frames` counts exactly `expected` frames, once the last of them has arrived.
 #[track_caller]
-fn assert_frames(frames: &Frames<'_>, expected: u64, what: &str) {
+fn assert_frames(frames: &Frames<'_>, expected: u64, description: &str) {
     let mut last = frames.count();
 
     wait::until(
-        &format!("there were {expected} frames ({what}; at first {last})"),
+        &format!("there were {expected} frames ({description}; at first {last})"),
         || {
             let now = frames.count();
             mem::replace(&mut last, now) == now && now >= expected
         },
     );
-    println!("{what}: {last} frames, expected {expected}");
-    assert_eq!(last, expected, "{what}");
+    println!("{description}: {last} frames, expected {expected}");
+    assert_eq!(last, expected, "{description}");
 }
 
-/// The segments that `near` has sent.
+/// Returns the number of segments that `near` has sent, which must be more than a few.
 #[track_caller]
 fn near_segments(network: &Network<'_>) -> u64 {
     let segments = proc_net_snmp::tcp_segments(&network.near);
@@ -138,7 +139,7 @@ fn set_up_vrf(near: &Netns) {
 
 #[test]
 fn packet_of_a_socket_bound_to_a_vrf_passes_each_hook_twice() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let near = &network.near;
         set_up_vrf(near);
         let counter = TcpCounter::new(near, point);
@@ -156,8 +157,8 @@ fn packet_of_a_socket_bound_to_a_vrf_passes_each_hook_twice() {
 }
 
 #[test]
-fn packet_of_an_unbound_socket_whose_route_leads_into_a_vrf_passes_each_hook_twice() {
-    at_each_hook(|point, network| {
+fn packet_of_an_unbound_socket_routed_into_a_vrf_passes_each_hook_twice() {
+    with_kstat_at_each_hook(|point, network| {
         let near = &network.near;
         set_up_vrf(near);
         configure(
@@ -165,7 +166,7 @@ fn packet_of_an_unbound_socket_whose_route_leads_into_a_vrf_passes_each_hook_twi
             "route replace 0.0.0.0/0 dev vrf0\n\
              route replace ::/0 dev vrf0\n",
         );
-        // The answers come from the VRF, where an unbound socket receives nothing otherwise.
+        // The answers arrive in the VRF, where an unbound socket receives nothing by default.
         near.run(|| file::set("/proc/sys/net/ipv4/tcp_l3mdev_accept", "1"));
         let counter = TcpCounter::new(near, point);
         let wire = Frames::of_tcp(&network.router, "near");
@@ -179,7 +180,7 @@ fn packet_of_an_unbound_socket_whose_route_leads_into_a_vrf_passes_each_hook_twi
     });
 }
 
-/// A way to have IPsec or IPComp applied to the packets of a host.
+/// A way to apply IPsec or IPComp to the packets of a host.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Transform {
     /// ESP in transport mode, by policies for the addresses of the two hosts.
@@ -193,7 +194,7 @@ enum Transform {
 }
 
 impl Transform {
-    /// Sets both ends up, and returns the addresses under which `near` reaches `far`.
+    /// Sets up both ends, and returns the addresses at which `near` reaches `far`.
     #[track_caller]
     fn set_up(self, network: &Network<'_>) -> [IpAddr; 2] {
         self.set_up_end(&network.near, NEAR, Network::FAR, 1);
@@ -207,6 +208,8 @@ impl Transform {
         }
     }
 
+    /// Sets up the end `net`, which has the addresses `own`, and whose tunnel addresses end in
+    /// `number`.
     #[track_caller]
     fn set_up_end(self, net: &Netns, own: [IpAddr; 2], peer: [IpAddr; 2], number: u8) {
         let devices = match self {
@@ -218,7 +221,7 @@ impl Transform {
             Self::Policy => ("", "", ""),
             Self::Interface => ("if_id 7", "if_id 7", ""),
             Self::Vti => ("", "mark 7 mask 0xffffffff", ""),
-            // A short packet comes as it is.
+            // A short packet is not compressed, and must be let in too.
             Self::Compression => ("", "", "level use"),
         };
         let (protocol, algorithm) = match self {
@@ -270,7 +273,8 @@ impl Transform {
             }
         }
         if let Some([ipv4, ipv6]) = devices {
-            // With room for ESP: a packet that is too large would be dropped and sent again.
+            // The MTU leaves room for ESP. A packet that is too large would be dropped and sent
+            // again.
             batch += &format!(
                 "link set {ipv4} up mtu 1300 gso_max_segs 1\n\
                  link set {ipv6} up mtu 1300 gso_max_segs 1\n\
@@ -282,11 +286,11 @@ impl Transform {
     }
 }
 
-/// Asserts that packets of `near` pass LOCAL_OUT once, and POST_ROUTING `post_routing` times, and that
-/// each of them is ESP on the wire.
+/// Asserts that packets of `near` pass LOCAL_OUT once and POST_ROUTING `post_routing_passes` times,
+/// and that each of them is ESP on the wire.
 #[track_caller]
-fn assert_encrypted_is_counted(transform: Transform, post_routing: u64) {
-    at_each_hook(|point, network| {
+fn assert_encrypted_is_counted(transform: Transform, post_routing_passes: u64) {
+    with_kstat_at_each_hook(|point, network| {
         let addresses = transform.set_up(network);
         let counter = TcpCounter::new(&network.near, point);
         let encrypted = Frames::of(&network.router, "near", "esp");
@@ -304,8 +308,8 @@ fn assert_encrypted_is_counted(transform: Transform, post_routing: u64) {
             HookPoint::Output => assert_agrees(nout, segments, "OutSegs"),
             HookPoint::Postrouting => assert_agrees(
                 nout,
-                post_routing * segments,
-                &format!("{post_routing} times OutSegs"),
+                post_routing_passes * segments,
+                &format!("{post_routing_passes} times OutSegs"),
             ),
         }
     });
@@ -327,8 +331,8 @@ fn packet_of_a_vti_passes_post_routing_twice() {
 }
 
 #[test]
-fn packet_that_ipcomp_leaves_as_it_is_passes_each_hook_twice() {
-    at_each_hook(|point, network| {
+fn packet_that_ipcomp_does_not_compress_passes_each_hook_twice() {
+    with_kstat_at_each_hook(|point, network| {
         Transform::Compression.set_up(network);
         let counter = TcpCounter::new(&network.near, point);
         let compressed = Frames::of(&network.router, "near", "comp");
@@ -339,7 +343,7 @@ fn packet_that_ipcomp_leaves_as_it_is_passes_each_hook_twice() {
         let segments = near_segments(network);
         let nout = counter.assert_agrees_when_quiet();
         let short = plain.count();
-        assert!(short > 0, "each packet was compressed");
+        assert!(short > 0, "all packets were compressed");
         assert!(short < segments, "no packet was compressed");
         assert_frames(&compressed, segments - short, "IPComp from near");
         assert_frames(&plain, short, "TCP from near");
@@ -355,7 +359,7 @@ fn packet_that_ipcomp_leaves_as_it_is_passes_each_hook_twice() {
 
 #[test]
 fn packet_of_an_offloaded_flow_does_not_pass_post_routing() {
-    at(HookPoint::Postrouting, |point, network| {
+    with_kstat_at(HookPoint::Postrouting, |point, network| {
         const ROUNDS: u64 = 10;
 
         let router = &network.router;
@@ -374,10 +378,11 @@ fn packet_of_an_offloaded_flow_does_not_pass_post_routing() {
         let counter = TcpCounter::new(router, point);
         let to_near = Frames::of_tcp(&network.near, "eth0");
         let to_far = Frames::of_tcp(&network.far, "eth0");
-        // The frames that were forwarded and the segments that were sent, when both have settled.
+        // Returns the frames that were forwarded and the segments that were sent, once neither
+        // number changes any more.
         let totals = || {
             let mut last = (0, 0);
-            wait::until("no more frames came", || {
+            wait::until("no more frames arrived", || {
                 let now = (
                     to_near.count() + to_far.count(),
                     proc_net_snmp::tcp_segments(&network.near)
@@ -440,7 +445,7 @@ fn packet_of_an_offloaded_flow_does_not_pass_post_routing() {
 
 #[test]
 fn packet_of_a_packet_socket_passes_no_hook() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         const PACKETS: u64 = 20;
 
         let counter = TcpCounter::new(&network.near, point);
@@ -462,15 +467,16 @@ fn packet_of_a_packet_socket_passes_no_hook() {
     });
 }
 
-/// The addresses of `far` on the link that [`join`] makes.
-const JOINED_FAR: [IpAddr; 2] = [
+/// The addresses of `far` on the subnet that [`put_on_one_subnet`] makes.
+const SUBNET_FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2)),
 ];
 
-/// Gives `near` and `far` addresses of one subnet. The router is to forward frames, not packets.
+/// Gives `near` and `far` addresses of one subnet, for tests in which the router forwards frames
+/// and does not route packets.
 #[track_caller]
-fn join(network: &Network<'_>) {
+fn put_on_one_subnet(network: &Network<'_>) {
     for (host, number) in [(&network.near, 1), (&network.far, 2)] {
         configure(
             host,
@@ -490,7 +496,7 @@ fn assert_forwarded_frames_are_counted(network: &Network<'_>, point: HookPoint, 
     let to_near = Frames::of_tcp(&network.near, "eth0");
     let to_far = Frames::of_tcp(&network.far, "eth0");
 
-    for address in JOINED_FAR {
+    for address in SUBNET_FAR {
         tcp::exchange(&network.near, &network.far, address, BYTES);
     }
 
@@ -510,8 +516,8 @@ fn assert_forwarded_frames_are_counted(network: &Network<'_>, point: HookPoint, 
 
 #[test]
 fn frame_that_tc_redirects_passes_no_hook() {
-    at_each_hook(|point, network| {
-        join(network);
+    with_kstat_at_each_hook(|point, network| {
+        put_on_one_subnet(network);
         network.router.run(|| {
             for (from, to) in [("near", "far"), ("far", "near")] {
                 tool::shell(&format!(
@@ -527,8 +533,8 @@ fn frame_that_tc_redirects_passes_no_hook() {
 
 /// Makes `router` a bridge between `near` and `far`.
 #[track_caller]
-fn bridge(network: &Network<'_>) {
-    join(network);
+fn set_up_bridge(network: &Network<'_>) {
+    put_on_one_subnet(network);
     configure(
         &network.router,
         "link add br0 type bridge mcast_snooping 0\n\
@@ -541,18 +547,18 @@ fn bridge(network: &Network<'_>) {
 
 #[test]
 fn frame_that_a_bridge_forwards_passes_no_hook() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         assert!(
             !file::exists("/proc/sys/net/bridge"),
             "br_netfilter is loaded"
         );
-        bridge(network);
+        set_up_bridge(network);
 
         assert_forwarded_frames_are_counted(network, point, 0);
     });
 }
 
-/// br_netfilter, unloaded when this is dropped.
+/// The loaded module br_netfilter, which is unloaded when this is dropped.
 struct BridgeNetfilter;
 
 impl BridgeNetfilter {
@@ -567,7 +573,7 @@ impl Drop for BridgeNetfilter {
     fn drop(&mut self) {
         let output = tool::attempt("modprobe", &["-r", "br_netfilter"], "");
 
-        // If the test has failed already, its failure is what should be told.
+        // A second panic would abort the process and hide the failure of the test.
         if !thread::panicking() {
             assert!(
                 output.status.success(),
@@ -579,9 +585,9 @@ impl Drop for BridgeNetfilter {
 
 #[test]
 fn frame_that_a_bridge_with_br_netfilter_forwards_passes_post_routing_once() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let _module = BridgeNetfilter::load();
-        bridge(network);
+        set_up_bridge(network);
         network.router.run(|| {
             for family in ["iptables", "ip6tables"] {
                 file::set(
@@ -601,7 +607,8 @@ fn frame_that_a_bridge_with_br_netfilter_forwards_passes_post_routing_once() {
 
 // Set-ups in which a packet is counted by another host or namespace.
 
-/// Asserts the count of `router`, whose own TCP has sent nothing.
+/// Asserts that `router` has counted `expected` packets, a number from `source`, and that its own
+/// TCP has sent none.
 #[track_caller]
 fn assert_router_counts(
     network: &Network<'_>,
@@ -621,9 +628,9 @@ fn assert_router_counts(
 
 #[test]
 fn packet_that_an_ipvs_director_forwards_to_a_server_passes_its_local_out() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let router = &network.router;
-        // Port 0 of a persistent service is every port.
+        // Port 0 of a persistent service stands for every port.
         router.run(|| {
             tool::run_with(
                 "ipvsadm",
@@ -663,7 +670,7 @@ fn packet_that_an_ipvs_director_forwards_to_a_server_passes_its_local_out() {
 
 #[test]
 fn copy_that_nft_dup_makes_on_a_router_passes_both_hooks() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let router = &network.router;
         configure(
             router,
@@ -706,8 +713,8 @@ fn copy_that_nft_dup_makes_on_a_router_passes_both_hooks() {
 }
 
 #[test]
-fn packet_that_a_router_routes_into_a_vrf_passes_local_out_once_and_post_routing_twice() {
-    at_each_hook(|point, network| {
+fn packet_forwarded_into_a_vrf_passes_local_out_once_post_routing_twice() {
+    with_kstat_at_each_hook(|point, network| {
         let router = &network.router;
         configure(
             router,
@@ -747,11 +754,11 @@ fn packet_that_a_router_routes_into_a_vrf_passes_local_out_once_and_post_routing
     });
 }
 
-/// Asserts that packets of an ipvlan device of `mode` pass the hook of their own namespace once, and
-/// of the parent device's namespace `passes` times.
+/// Asserts that packets of an ipvlan device in `mode` pass the hook of their own namespace once,
+/// and the hook of the parent device's namespace `passes` times.
 #[track_caller]
 fn assert_ipvlan_is_counted(mode: &str, passes: u64) {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let (parent, inner) = (&network.near, Netns::new());
         configure(
             parent,
@@ -760,7 +767,8 @@ fn assert_ipvlan_is_counted(mode: &str, passes: u64) {
                 inner.path()
             ),
         );
-        // The router reaches what is not on its link through the parent; in mode l2 the device answers.
+        // In mode l2, the device answers neighbour discovery. In the other modes it does not, so
+        // the router needs routes to its addresses through the parent.
         let (gateway4, gateway6) = match mode {
             "l2" => ("via 198.51.100.1", "via 2001:db8:1::1"),
             _ => {
@@ -783,8 +791,8 @@ fn assert_ipvlan_is_counted(mode: &str, passes: u64) {
                  route add ::/0 {gateway6} dev inner0\n"
             ),
         );
-        let own = TcpCounter::new(&inner, point);
-        let parents = TcpCounter::new(parent, point);
+        let inner_counter = TcpCounter::new(&inner, point);
+        let parent_counter = TcpCounter::new(parent, point);
         let wire = Frames::of_tcp(&network.router, "near");
 
         for address in Network::FAR {
@@ -794,41 +802,46 @@ fn assert_ipvlan_is_counted(mode: &str, passes: u64) {
         let segments = proc_net_snmp::tcp_segments(&inner);
         assert!(segments > 20, "{segments} segments were sent");
         assert_frames(&wire, segments, "TCP from near on the wire");
-        assert_agrees(own.assert_agrees_when_quiet(), segments, "OutSegs");
+        assert_agrees(
+            inner_counter.assert_agrees_when_quiet(),
+            segments,
+            "OutSegs",
+        );
         assert_eq!(
             proc_net_snmp::tcp_segments(parent),
             0,
             "OutSegs of the parent"
         );
         assert_agrees(
-            parents.assert_agrees_when_quiet(),
+            parent_counter.assert_agrees_when_quiet(),
             passes * segments,
-            &format!("{passes} times OutSegs of the other namespace"),
+            &format!("{passes} times OutSegs of the device's namespace"),
         );
     });
 }
 
 #[test]
-fn packet_of_an_ipvlan_device_in_mode_l2_passes_only_hooks_of_its_namespace() {
+fn packet_of_an_ipvlan_l2_device_passes_only_hooks_of_its_namespace() {
     assert_ipvlan_is_counted("l2", 0);
 }
 
 #[test]
-fn packet_of_an_ipvlan_device_in_mode_l3_passes_hooks_of_the_parents_namespace_too() {
+fn packet_of_an_ipvlan_l3_device_passes_hooks_of_both_namespaces() {
     assert_ipvlan_is_counted("l3", 1);
 }
 
 #[test]
-fn packet_of_an_ipvlan_device_in_mode_l3s_passes_hooks_of_the_parents_namespace_too() {
+fn packet_of_an_ipvlan_l3s_device_passes_hooks_of_both_namespaces() {
     assert_ipvlan_is_counted("l3s", 1);
 }
 
 // Set-ups in which a packet is counted and does not leave.
 
-/// How often [`send_syns`] connects to each address.
+/// How many SYNs [`send_syns`] sends to each address.
 const SYNS: u64 = 5;
 
-/// Sends SYNs from `near` to each address, by sockets that are closed before they send another.
+/// Sends [`SYNS`] SYNs from `near` to each address. Each socket is closed before it would send its
+/// SYN again.
 #[track_caller]
 fn send_syns(network: &Network<'_>, addresses: [IpAddr; 2]) {
     network.near.run(|| {
@@ -857,10 +870,10 @@ fn send_syns(network: &Network<'_>, addresses: [IpAddr; 2]) {
     });
 }
 
-/// Asserts that kstat and nftables have counted each SYN of [`send_syns`], as TCP has, and that none
-/// is on the wire.
+/// Asserts that kstat, nftables and TCP have counted each SYN of [`send_syns`], and that none of
+/// them is on the wire.
 #[track_caller]
-fn assert_none_left(network: &Network<'_>, counter: &TcpCounter<'_>, wire: &Frames<'_>) {
+fn assert_counted_and_not_sent(network: &Network<'_>, counter: &TcpCounter<'_>, wire: &Frames<'_>) {
     let nout = counter.assert_agrees_when_quiet();
 
     assert_agrees(nout, proc_net_snmp::tcp_segments(&network.near), "OutSegs");
@@ -870,7 +883,7 @@ fn assert_none_left(network: &Network<'_>, counter: &TcpCounter<'_>, wire: &Fram
 
 #[test]
 fn packet_that_a_cgroup_bpf_program_denies_is_counted() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let counter = TcpCounter::new(&network.near, point);
         let wire = Frames::of_tcp(&network.router, "near");
 
@@ -878,7 +891,7 @@ fn packet_that_a_cgroup_bpf_program_denies_is_counted() {
             let _denied = Denied::enter();
             send_syns(network, Network::FAR);
         }
-        assert_none_left(network, &counter, &wire);
+        assert_counted_and_not_sent(network, &counter, &wire);
 
         // Outside of the control group, packets leave.
         exchange(network);
@@ -892,7 +905,7 @@ fn packet_that_a_cgroup_bpf_program_denies_is_counted() {
 
 #[test]
 fn packet_that_an_egress_chain_drops_is_counted() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         nft::load(
             &network.near,
             "table netdev out {
@@ -906,46 +919,48 @@ fn packet_that_an_egress_chain_drops_is_counted() {
         let counter = TcpCounter::new(&network.near, point);
         let wire = Frames::of_tcp(&network.router, "near");
 
-        // The answers to neighbour discovery pass, and a SYN waits for them.
+        // The chain lets neighbour discovery pass. Each SYN waits for it before it reaches the
+        // chain.
         send_syns(network, Network::FAR);
         wait::until("the chain had dropped each packet", || {
             nft::counter_of(&network.near, "netdev", "out", "dropped") == 2 * SYNS
         });
-        assert_none_left(network, &counter, &wire);
+        assert_counted_and_not_sent(network, &counter, &wire);
     });
 }
 
 #[test]
 fn packet_to_a_neighbour_that_does_not_answer_is_counted() {
-    at_each_hook(|point, network| {
+    with_kstat_at_each_hook(|point, network| {
         let counter = TcpCounter::new(&network.near, point);
         let wire = Frames::of_tcp(&network.router, "near");
-        let nobody: [IpAddr; 2] = [
+        let absent: [IpAddr; 2] = [
             Ipv4Addr::new(198, 51, 100, 77).into(),
             Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x77).into(),
         ];
 
-        send_syns(network, nobody);
+        send_syns(network, absent);
         wait::until("neighbour discovery had failed", || {
             let neighbours = network.near.run(|| tool::run("ip", &["neigh", "show"]));
-            nobody.iter().all(|address| {
+            absent.iter().all(|address| {
                 neighbours
                     .lines()
                     .any(|line| line.starts_with(&format!("{address} ")) && line.contains("FAILED"))
             })
         });
-        assert_none_left(network, &counter, &wire);
+        assert_counted_and_not_sent(network, &counter, &wire);
     });
 }
 
-// A set-up in which packets are merged.
+// Set-ups in which packets are merged.
 
 #[test]
-fn router_that_merges_packets_by_gro_counts_fewer_than_the_frames_that_it_receives_and_sends() {
-    at(HookPoint::Postrouting, |point, network| {
+fn packets_that_gro_merges_on_a_router_are_counted_as_one() {
+    with_kstat_at(HookPoint::Postrouting, |point, network| {
         let (near, router) = (&network.near, &network.router);
         near.run(|| tool::run("ethtool", &["-K", "eth0", "tso", "off", "gso", "off"]));
-        // This gives the veth device a NAPI instance. It passes frames on after a millisecond.
+        // `gro on` gives the veth device a NAPI instance. With this timeout, it holds frames for a
+        // millisecond.
         router.run(|| {
             tool::run("ethtool", &["-K", "near", "gro", "on"]);
             tool::run("ethtool", &["-K", "far", "tso", "off"]);
@@ -964,7 +979,7 @@ fn router_that_merges_packets_by_gro_counts_fewer_than_the_frames_that_it_receiv
         let to_near = Frames::of_tcp(&network.near, "eth0");
         let to_far = Frames::of_tcp(&network.far, "eth0");
 
-        // Frames are merged if they come close together.
+        // Frames are merged only if they arrive close together.
         let mut connections = 0;
         wait::until("the router had merged packets", || {
             for address in Network::FAR {
@@ -984,7 +999,7 @@ fn router_that_merges_packets_by_gro_counts_fewer_than_the_frames_that_it_receiv
         );
         assert!(
             nout > to_near.count(),
-            "nout is {nout}, no packet of near among them"
+            "nout is {nout}, without packets of near"
         );
         assert!(
             nout < to_near.count() + segments,
@@ -993,7 +1008,7 @@ fn router_that_merges_packets_by_gro_counts_fewer_than_the_frames_that_it_receiv
     });
 }
 
-// The neighbour of kstat's hook at the last priority.
+// Hooks of connection tracking at the last priority, where kstat's hook is too.
 
 /// Makes conntrack register its hooks in a namespace.
 #[track_caller]
@@ -1009,9 +1024,10 @@ fn use_conntrack(host: &Host<'_>) {
     );
 }
 
-/// Asserts the order of the hooks at POST_ROUTING's last priority.
+/// Asserts that the hooks at the last priority of POST_ROUTING belong to these modules, in this
+/// order.
 #[track_caller]
-fn assert_order(host: &Host<'_>, order: [&str; 2]) {
+fn assert_last_hooks(host: &Host<'_>, order: [&str; 2]) {
     for family in ["ip", "ip6"] {
         let modules = nft::last_modules(host.net(), family, HookPoint::Postrouting);
 
@@ -1021,24 +1037,24 @@ fn assert_order(host: &Host<'_>, order: [&str; 2]) {
 }
 
 #[test]
-fn hook_that_starts_after_conntrack_runs_before_its_confirmation() {
+fn kstat_started_after_conntrack_runs_before_its_confirmation() {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "hook=post_routing");
     let host = Host::new(&lock);
 
     use_conntrack(&host);
     kstat.start();
-    assert_order(&host, ["kstat", "nf_conntrack"]);
+    assert_last_hooks(&host, ["kstat", "nf_conntrack"]);
 }
 
 #[test]
-fn hook_that_starts_before_conntrack_runs_after_its_confirmation() {
+fn kstat_started_before_conntrack_runs_after_its_confirmation() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "hook=post_routing");
     let host = Host::new(&lock);
 
     use_conntrack(&host);
-    assert_order(&host, ["nf_conntrack", "kstat"]);
+    assert_last_hooks(&host, ["nf_conntrack", "kstat"]);
 }
 
 #[test]
@@ -1082,6 +1098,6 @@ fn conntrack_confirms_at_the_last_priority_except_at_local_in_of_ipv6() {
         ]
         .map(|(family, point, priority)| (family.to_owned(), point.to_owned(), priority))
     );
-    // kstat is beside it.
+    // kstat has its hooks at the same priority.
     assert_eq!(host.hooks(), nft::one_per_family(HookPoint::Postrouting));
 }
