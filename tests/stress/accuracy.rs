@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counting to the packet, where packets interrupt each other and CPUs come and go.
+//! Exact counts under interruption and CPU hotplug.
 
 use kstat_tests::{
     guest::{
@@ -21,9 +21,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-/// A host whose kernel sends TCP packets by itself, in softirqs that interrupt whoever is sending:
-/// its loopback is late, so what answers is set off by a timer.
-fn host_that_interrupts_itself(lock: &KernelLock) -> Host<'_> {
+/// Makes a host whose kernel sends TCP packets in softirqs, which interrupt a sending task.
+///
+/// Its loopback device delays packets by 1 ms. A timer delivers them, and TCP answers from there.
+fn host_with_delayed_loopback(lock: &KernelLock) -> Host<'_> {
     let host = Host::new(lock);
 
     host.run(|| {
@@ -35,21 +36,22 @@ fn host_that_interrupts_itself(lock: &KernelLock) -> Host<'_> {
     host
 }
 
-fn talk_to_itself(host: &Host<'_>) {
+/// Sends 200,000 bytes over a TCP connection on the loopback device of `host`.
+fn exchange_over_loopback(host: &Host<'_>) {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     tcp::exchange(host.net(), host.net(), localhost, 200_000);
 }
 
 #[test]
-fn packets_that_interrupt_each_other() {
+fn nout_equals_nftables_when_packets_interrupt_each_other() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
-    let host = host_that_interrupts_itself(&lock);
+    let host = host_with_delayed_loopback(&lock);
     let nft = host.nft(HookPoint::Output);
     let rounds = times(15);
-    let _closely = setting::watch_closely();
-    let read_often = || {
+    let _kcsan = setting::watch_closely();
+    let read_nout = || {
         let nout = host.open(NOUT, OpenOptions::new().read(true));
         for _ in 0..100 {
             file::reread(NOUT, &nout);
@@ -57,36 +59,36 @@ fn packets_that_interrupt_each_other() {
     };
 
     let traffic = host.traffic();
-    while_repeating(&[&read_often, &read_often], || {
-        (0..rounds).for_each(|_| talk_to_itself(&host));
+    while_repeating(&[&read_nout, &read_nout], || {
+        (0..rounds).for_each(|_| exchange_over_loopback(&host));
     });
     let sent = traffic.stop();
     let packets = nft.assert_agrees_when_quiet();
-    assert!(packets > sent, "nothing interrupted the senders");
+    assert!(packets > sent, "no packet of TCP itself was counted");
     did(packets, "packets counted as nftables counts them");
-    did(packets - sent, "of these from TCP itself");
+    did(packets - sent, "packets of TCP itself among these");
 }
 
 #[test]
-fn cpus_that_go_offline_and_online() {
+fn nout_equals_nftables_when_cpus_go_offline_and_online() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
-    let host = host_that_interrupts_itself(&lock);
+    let host = host_with_delayed_loopback(&lock);
     let nft = host.nft(HookPoint::Output);
     let rounds = times(10);
     let cpus = cpu::count();
 
-    let talk = || talk_to_itself(&host);
-    let read = || assert!(host.nout() <= nft.packets().total());
-    while_repeating(&[&talk, &read], || {
+    let exchange = || exchange_over_loopback(&host);
+    let compare = || assert!(host.nout() <= nft.packets().total());
+    while_repeating(&[&exchange, &compare], || {
         for _ in 0..rounds {
             for cpu in 1..cpus {
-                // It goes while it sends, and who sends moves to another.
+                // The CPU goes offline while it sends; the kernel moves its sender to another CPU.
                 let traffic = host.bursts();
                 cpu::on(cpu, || host.send_tcp(100));
                 let before = host.nout();
                 let offline = Offline::new(cpu);
-                assert!(host.nout() >= before, "what CPU {cpu} counted is gone");
+                assert!(host.nout() >= before, "nout lost packets of CPU {cpu}");
                 drop(offline);
                 cpu::on(cpu, || host.send_tcp(100));
                 traffic.stop();

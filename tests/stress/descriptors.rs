@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unloading while descriptors of kstat's files are open: half read, being read, stuck in a write,
-//! in another namespace's hands; and all of them afterwards.
+//! Open descriptors of kstat's files during and after unload.
 
 use kstat_tests::{
     guest::{
@@ -25,9 +24,10 @@ use std::{
     time::Duration,
 };
 
-/// Reads a descriptor until the module is gone; asserts that it then stays so.
-fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
-    // Not by a seek and a read: seeking says EINVAL then.
+/// Reads a descriptor again and again until reading fails with EIO, as it does after unload.
+/// Asserts that the next read fails, too. Returns how many reads succeeded.
+fn read_until_unloaded(path: &str, descriptor: &File) -> u64 {
+    // By pread(2), because after unload lseek(2) fails with EINVAL.
     let read = || {
         let mut text = [0; 32];
         let length = descriptor.read_at(&mut text, 0).map_err(file::errno)?;
@@ -40,23 +40,23 @@ fn read_to_the_end(path: &str, descriptor: &File) -> u64 {
             Ok(text) => {
                 file::parse(path, &text);
                 readings += 1;
-                // There are more readers than CPUs, and others to do what is waited for.
+                // There are more readers than CPUs. This leaves some time for the unload.
                 thread::sleep(Duration::from_millis(1));
             }
             Err(Errno::EIO) => break,
             Err(error) => panic!("reading {path}: {error}"),
         }
     }
-    assert_eq!(read(), Err(Errno::EIO), "{path}, again");
+    assert_eq!(read(), Err(Errno::EIO), "reading {path} again");
     readings
 }
 
 #[test]
-fn unloading_with_descriptors_in_every_state() {
+fn descriptors_in_every_state_fail_with_eio_after_unload() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let before = netns::settled_count();
-    // Each has three namespaces.
+    // In each round, descriptors alone keep three namespaces alive.
     let rounds = times(25).max(netns::ENOUGH.div_ceil(3));
     let mut readings = 0;
 
@@ -74,19 +74,19 @@ fn unloading_with_descriptors_in_every_state() {
             };
             let mut nout = vec![];
             let mut counter = vec![];
-            // Some are of a namespace that nothing but a descriptor keeps.
+            // Descriptors alone keep the second of these namespaces alive.
             for net in [busy.net(), &Netns::new()] {
                 for _ in 0..2 {
                     nout.push(net.run(|| file::reader(NOUT)));
                     counter.push(net.run(|| file::open(COUNTER, &read_write)));
                 }
             }
-            // Nobody reads on in these before kstat is gone.
+            // The rest of the text is read after unload.
             let half_read = [NOUT, COUNTER].map(|path| Netns::new().run(|| file::reader(path)));
             for descriptor in &half_read {
                 assert_eq!(descriptor.read_at(&mut [0], 0).expect("a byte"), 1);
             }
-            let stuck = BlockedWrite::new(busy.open(COUNTER, &read_write), 2);
+            let blocked_write = BlockedWrite::new(busy.open(COUNTER, &read_write), 2);
             kstat.forget();
 
             thread::scope(|scope| {
@@ -95,22 +95,22 @@ fn unloading_with_descriptors_in_every_state() {
                     .flat_map(|(path, files)| files.iter().map(move |file| (path, file)))
                     .map(|(path, descriptor)| {
                         let other = &other;
-                        scope.spawn(move || other.run(|| read_to_the_end(path, descriptor)))
+                        scope.spawn(move || other.run(|| read_until_unloaded(path, descriptor)))
                     })
                     .collect();
-                let unloading = scope.spawn(|| module::unload(&lock));
+                let unload = scope.spawn(|| module::unload(&lock));
 
-                // Which waits for who is in a write.
+                // The unload now waits for the blocked write.
                 wait::until("the files were gone", || !file::exists(NOUT));
-                assert_eq!(stuck.finish(b"7\n"), Ok(2), "the write that was waited for");
-                assert_eq!(unloading.join().expect("unloading"), Ok(()));
+                assert_eq!(blocked_write.finish(b"7\n"), Ok(2), "the blocked write");
+                assert_eq!(unload.join().expect("the unload panicked"), Ok(()));
                 for reader in readers {
                     readings += reader.join().expect("a reader failed");
                 }
             });
             for descriptor in &half_read {
                 let rest = descriptor.read_at(&mut [0; 32], 1).map_err(file::errno);
-                assert_eq!(rest, Err(Errno::EIO), "the rest of the text");
+                assert_eq!(rest, Err(Errno::EIO), "reading the rest of the text");
             }
             for counter in &counter {
                 assert_eq!(file::write(counter, b"7\n"), Err(Errno::EIO));
@@ -125,43 +125,46 @@ fn unloading_with_descriptors_in_every_state() {
 }
 
 #[test]
-fn unloading_lets_go_of_namespaces_that_descriptors_have_kept() {
+fn unload_releases_namespaces_that_open_descriptors_hold() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
-    let kept: Vec<_> = (0..2 * netns::ENOUGH)
+    let descriptors: Vec<_> = (0..2 * netns::ENOUGH)
         .map(|_| Netns::new().run(|| file::reader(NOUT)))
         .collect();
 
-    assert!(netns::count() >= before + 2 * netns::ENOUGH, "none is kept");
+    assert!(
+        netns::count() >= before + 2 * netns::ENOUGH,
+        "descriptors do not hold their namespaces"
+    );
     kstat.unload();
     netns::await_count(before);
-    drop(kept);
+    drop(descriptors);
 }
 
 #[test]
-fn descriptors_that_keep_their_namespace_and_let_it_go() {
+fn descriptor_holds_its_namespace_until_it_is_closed() {
     let lock = KernelLock::take();
     let busy = Host::new(&lock);
     let traffic = busy.bursts();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
-    // Each has two namespaces.
+    // Each round makes two namespaces.
     let rounds = times(60).max(netns::ENOUGH.div_ceil(2));
-    let open_and_close = || {
+    let read_after_leaving = || {
         for path in [NOUT, COUNTER] {
             let descriptor = Netns::new().run(|| file::reader(path));
             file::reread(path, &descriptor);
         }
     };
 
-    while_repeating(&[&open_and_close], || {
-        (0..rounds).for_each(|_| open_and_close());
+    while_repeating(&[&read_after_leaving], || {
+        (0..rounds).for_each(|_| read_after_leaving());
     });
     traffic.stop();
     netns::await_count(before);
     kstat.unload();
-    did(rounds * 2, "namespaces that a descriptor outlived");
+    did(rounds * 2, "namespaces that only a descriptor held");
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nonsense, and what looks like sense, written to kstat's files in every way there is.
+//! Hostile input: random text, written in every way.
+//!
+//! Tests write it to the files of kstat, and load the module with it. Some of the text is valid,
+//! much is nearly valid, and the rest is random bytes.
 
 use kstat_tests::{
     guest::{
@@ -30,80 +33,92 @@ use std::{
     sync::Mutex,
 };
 
-/// What is valid here is a multiple of this, so that who reads something else has seen what was
-/// refused.
-const SIGN: u64 = 7;
+/// Every valid number that these tests write is a multiple of this. To read another number from
+/// `counter` means that an invalid write had an effect.
+const FACTOR: u64 = 7;
 
-/// So many writes at least: of fewer, none may happen to be valid.
-const LEAST: u64 = 200;
+/// The least number of writes of a test. Among fewer, possibly none would be valid.
+const MIN_WRITES: u64 = 200;
 
-/// How something is written.
+/// A way to write a text to a file.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Method {
+    /// `write(2)` at offset 0.
     Write,
-    At(i64),
-    /// In two pieces, the first so long.
-    Vector(usize),
+    /// `pwrite(2)` at this offset.
+    AtOffset(i64),
+    /// `writev(2)` in two pieces, the first of this length.
+    InTwoPieces(usize),
+    /// `splice(2)` from a pipe.
     Splice,
-    /// From memory that is not there.
-    Unmapped,
+    /// `write(2)` from an address where no memory is mapped.
+    FromUnmapped,
 }
 
-fn way(random: &mut StdRng, text: &[u8]) -> Way {
+/// Chooses a way to write `text`. Splits it only where the first piece is either no valid N or a
+/// multiple of [`FACTOR`].
+fn random_method(random: &mut StdRng, text: &[u8]) -> Method {
     match random.random_range(0..10) {
-        0 if random.random() => Way::At(random.random_range(1..=i64::MAX)),
-        0 => Way::At(*[1, 2, 19, 4096, i64::MAX].choose(random).expect("some")),
-        1 => Way::At(0),
+        0 if random.random() => Method::AtOffset(random.random_range(1..=i64::MAX)),
+        0 => Method::AtOffset(
+            *[1, 2, 19, 4096, i64::MAX]
+                .choose(random)
+                .expect("the list is not empty"),
+        ),
+        1 => Method::AtOffset(0),
         2 => {
             let first = random.random_range(0..=text.len());
-            if has_sign(&text[..first]) {
-                Way::Vector(first)
+            if is_invalid_or_multiple(&text[..first]) {
+                Method::InTwoPieces(first)
             } else {
-                Way::Write
+                Method::Write
             }
         }
-        3 => Way::Splice,
-        4 => Way::Unmapped,
-        _ => Way::Write,
+        3 => Method::Splice,
+        4 => Method::FromUnmapped,
+        _ => Method::Write,
     }
 }
 
-fn write(mut file: &File, text: &[u8], way: Way) -> Result<usize, Errno> {
+/// Writes `text` to `file` by `method`, once.
+fn write_by(mut file: &File, text: &[u8], method: Method) -> Result<usize, Errno> {
     file.rewind().expect("seeking to the start");
-    match way {
-        Way::Write => file.write(text).map_err(file::errno),
-        Way::At(offset) => pwrite(file, text, offset),
-        Way::Vector(first) => {
+    match method {
+        Method::Write => file.write(text).map_err(file::errno),
+        Method::AtOffset(offset) => pwrite(file, text, offset),
+        Method::InTwoPieces(first) => {
             let (first, second) = text.split_at(first);
             writev(file, &[IoSlice::new(first), IoSlice::new(second)])
         }
-        Way::Splice => {
-            // A pipe takes sixteen pages at once.
-            let (read, write) = pipe().expect("a pipe");
+        Method::Splice => {
+            // The capacity of a pipe is 16 pages.
+            let (read, write) = pipe().expect("making a pipe");
             let text = &text[..text.len().min(16 * 4096)];
             File::from(write).write_all(text).expect("filling a pipe");
             splice(read, None, file, None, text.len(), SpliceFFlags::empty())
         }
-        Way::Unmapped => {
-            // SAFETY: The kernel looks whether there is memory; there is none at 0.
+        Method::FromUnmapped => {
+            // SAFETY: The kernel checks the address. Nothing is mapped at 0, so it fails with
+            // EFAULT.
             let written = unsafe { libc::write(file.as_raw_fd(), ptr::null(), text.len()) };
             Errno::result(written).map(|written| written as usize)
         }
     }
 }
 
-/// Whether the C locale's `isspace()` takes this.
+/// Returns whether `byte` is white space for `isspace()` in the C locale.
 fn is_space(byte: &u8) -> bool {
     b" \t\n\x0b\x0c\r".contains(byte)
 }
 
-/// Whether this is white space and no more than the kernel takes at once.
+/// Returns whether kstat ignores `text` behind a number: white space, of at most 32 bytes.
 fn is_white_space(text: &[u8]) -> bool {
     text.len() <= 32 && text.iter().all(is_space)
 }
 
-/// What N is to be after this, if that is accepted: digits with space around them, in 32 bytes.
-fn n(text: &[u8]) -> Option<u64> {
+/// Returns the N that `text` stands for, if it is valid: a decimal number other than 0, which may
+/// have white space around it, in at most 32 bytes.
+fn parse_n(text: &[u8]) -> Option<u64> {
     let start = text.iter().position(|byte| !is_space(byte))?;
     let end = text.iter().rposition(|byte| !is_space(byte))?;
     let digits = std::str::from_utf8(&text[start..=end]).ok()?;
@@ -114,36 +129,38 @@ fn n(text: &[u8]) -> Option<u64> {
     digits.parse().ok().filter(|n| *n != 0)
 }
 
-/// What N is to be after this was written so.
-fn n_after(text: &[u8], way: Way) -> Option<u64> {
-    match way {
-        Way::Write | Way::At(0) => n(text),
-        // Each piece is a write of its own to the kernel, at the offset where the last one ended.
-        Way::Vector(first) => n(&text[..first]),
-        Way::At(_) | Way::Splice | Way::Unmapped => None,
+/// Returns the N that is set if `text` is written to `counter` by `method`, or `None` if the write
+/// must be refused.
+fn expected_n(text: &[u8], method: Method) -> Option<u64> {
+    match method {
+        Method::Write | Method::AtOffset(0) => parse_n(text),
+        // For a file in /proc the kernel makes each piece a write of its own, at the offset where
+        // the previous piece ended.
+        Method::InTwoPieces(first) => parse_n(&text[..first]),
+        Method::AtOffset(_) | Method::Splice | Method::FromUnmapped => None,
     }
 }
 
-/// Whether this is refused, or has the [`SIGN`].
-fn has_sign(text: &[u8]) -> bool {
-    n(text).is_none_or(|n| n % SIGN == 0)
+/// Returns whether `text` is either no valid N or a multiple of [`FACTOR`].
+fn is_invalid_or_multiple(text: &[u8]) -> bool {
+    parse_n(text).is_none_or(|n| n % FACTOR == 0)
 }
 
-/// Whether this is nothing, of which the kernel tells nobody.
-fn is_lost_on_the_way(text: &[u8], way: Way) -> bool {
-    text.is_empty() && matches!(way, Way::Vector(_) | Way::Splice)
+/// Returns whether the kernel returns 0 without a call of the file's write operation.
+fn is_not_passed_on(text: &[u8], method: Method) -> bool {
+    text.is_empty() && matches!(method, Method::InTwoPieces(_) | Method::Splice)
 }
 
-/// Something that may be a number, with N's [`SIGN`] if it is.
-fn text(random: &mut StdRng) -> Vec<u8> {
-    let multiple = random.random_range(1..u64::MAX / SIGN) * SIGN;
-    let small = random.random_range(1..1000) * SIGN;
+/// Makes a text that may be a valid N. If so, N is a multiple of [`FACTOR`].
+fn random_text(random: &mut StdRng) -> Vec<u8> {
+    let multiple = random.random_range(1..u64::MAX / FACTOR) * FACTOR;
+    let small = random.random_range(1..1000) * FACTOR;
     let space = |random: &mut StdRng| -> String {
         (0..random.random_range(0..4))
             .map(|_| {
                 *[' ', '\t', '\n', '\r', '\x0b', '\x0c']
                     .choose(random)
-                    .expect("some")
+                    .expect("the list is not empty")
             })
             .collect()
     };
@@ -161,15 +178,16 @@ fn text(random: &mut StdRng) -> Vec<u8> {
             "{small}{}{small}",
             ["\0", " ", ".", "e", "\u{660}"]
                 .choose(random)
-                .expect("some")
+                .expect("the list is not empty")
         )
         .into(),
         9 => vec![],
         10 => {
             let length = *[31, 32, 33, 255, 4095, 4096, 4097, 70_000]
                 .choose(random)
-                .expect("some");
-            vec![*b" 07x\n\0".choose(random).expect("some"); length]
+                .expect("the list is not empty");
+            let byte = *b" 07x\n\0".choose(random).expect("the list is not empty");
+            vec![byte; length]
         }
         _ => {
             let mut bytes = vec![0; random.random_range(1..40)];
@@ -178,8 +196,8 @@ fn text(random: &mut StdRng) -> Vec<u8> {
         }
     };
 
-    // Nobody could tell what is valid by chance from what was refused.
-    if has_sign(&text) {
+    // Another valid N would look like an effect of an invalid write.
+    if is_invalid_or_multiple(&text) {
         text
     } else {
         b"none".to_vec()
@@ -187,7 +205,7 @@ fn text(random: &mut StdRng) -> Vec<u8> {
 }
 
 #[test]
-fn to_counter_and_nout() {
+fn counter_takes_only_valid_numbers_and_nout_takes_no_write() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=7");
     let host = Host::new(&lock);
@@ -195,76 +213,77 @@ fn to_counter_and_nout() {
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let nout = host.open(NOUT, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
-    let writes = times(9000).max(LEAST);
-    let (mut now, mut accepted) = (SIGN, 0);
+    let writes = times(9000).max(MIN_WRITES);
+    let (mut current_n, mut accepted) = (FACTOR, 0);
 
     let traffic = host.bursts();
-    let last = Mutex::new(0);
-    let reader = (
-        host.open(COUNTER, OpenOptions::new().read(true)),
-        host.open(NOUT, OpenOptions::new().read(true)),
-    );
+    let last_nout = Mutex::new(0);
+    let counter_reader = host.open(COUNTER, OpenOptions::new().read(true));
+    let nout_reader = host.open(NOUT, OpenOptions::new().read(true));
     let read = || {
-        let n = file::reread(COUNTER, &reader.0);
+        let n = file::reread(COUNTER, &counter_reader);
         assert_eq!(
-            n % SIGN,
+            n % FACTOR,
             0,
-            "somebody read {n} from counter, which was never accepted"
+            "counter is {n}, which no valid write has set"
         );
 
-        let mut last = last.lock().expect("nobody failed with it");
-        let nout = file::reread(NOUT, &reader.1);
-        assert!(nout >= *last, "nout went back from {last} to {nout}");
+        let mut last = last_nout.lock().expect("the mutex is not poisoned");
+        let nout = file::reread(NOUT, &nout_reader);
+        assert!(nout >= *last, "nout decreased from {last} to {nout}");
         *last = nout;
     };
     while_repeating(&[&read], || {
         for _ in 0..writes {
-            let text = text(&mut random);
-            let way = way(&mut random, &text);
-            let result = write(&counter, &text, way);
-            let after = n_after(&text, way);
+            let text = random_text(&mut random);
+            let method = random_method(&mut random, &text);
+            let result = write_by(&counter, &text, method);
+            let expected = expected_n(&text, method);
 
-            let whole = match way {
+            let expected_length = match method {
                 // White space may follow the number in a write of its own.
-                Way::Vector(first) if !is_white_space(&text[first..]) => first,
+                Method::InTwoPieces(first) if !is_white_space(&text[first..]) => first,
                 _ => text.len(),
             };
 
-            match (after, &result) {
-                (Some(n), Ok(written)) if *written == whole => {
-                    now = n;
+            match (expected, &result) {
+                (Some(n), Ok(written)) if *written == expected_length => {
+                    current_n = n;
                     accepted += 1;
                 }
                 (None, Err(Errno::EINVAL | Errno::ERANGE | Errno::EFAULT)) => {}
-                (None, Ok(0)) if is_lost_on_the_way(&text, way) => {}
+                (None, Ok(0)) if is_not_passed_on(&text, method) => {}
                 _ => panic!(
-                    "{way:?} of {text:02x?} to counter: {result:?}, but N is to be {after:?}"
+                    "{method:?} of {text:02x?} to counter: {result:?}, expected N: {expected:?}"
                 ),
             }
             assert_eq!(
                 file::reread(COUNTER, &counter),
-                now,
-                "N after {way:?} of {text:02x?}"
+                current_n,
+                "N after {method:?} of {text:02x?}"
             );
 
-            let result = write(&nout, &text, way);
+            let result = write_by(&nout, &text, method);
             assert!(
                 matches!(result, Err(Errno::EIO | Errno::EINVAL | Errno::ESPIPE))
-                    || (result == Ok(0) && is_lost_on_the_way(&text, way)),
-                "{way:?} of {text:02x?} to nout: {result:?}"
+                    || (result == Ok(0) && is_not_passed_on(&text, method)),
+                "{method:?} of {text:02x?} to nout: {result:?}"
             );
         }
     });
     traffic.stop();
     host.set_counter(1);
     nft.assert_agrees(host.nout());
-    println!("{accepted} were accepted by counter");
-    assert!(accepted > writes / 20, "hardly anything was accepted");
+    println!("counter accepted {accepted} of {writes} writes");
+    assert!(
+        accepted > writes / 20,
+        "counter accepted hardly any of {writes} writes: {accepted}"
+    );
     did(writes * 2, "hostile writes to counter and nout");
 }
 
-/// What the kernel's own bool parameters make of a text.
-fn bool(text: &[u8]) -> Option<bool> {
+/// Returns the value that `kstrtobool()`, the kernel's parser of bool parameters, gives `text`.
+fn parse_bool(text: &[u8]) -> Option<bool> {
     match text.first()? {
         b'1' | b'y' | b'Y' | b't' | b'T' | b'e' | b'E' => Some(true),
         b'0' | b'n' | b'N' | b'f' | b'F' | b'd' | b'D' => Some(false),
@@ -278,16 +297,16 @@ fn bool(text: &[u8]) -> Option<bool> {
 }
 
 #[test]
-fn to_start() {
+fn start_takes_only_the_kernels_boolean_values() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::load(&lock, "counter=1");
     let busy = Host::new(&lock);
     let quiet = Host::new(&lock);
     let start = file::open(START, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
-    let writes = times(1000).max(LEAST);
-    let mut now = false;
+    let writes = times(1000).max(MIN_WRITES);
+    let mut is_started = false;
     let mut refused = 0;
 
     let traffic = busy.bursts();
@@ -298,56 +317,65 @@ fn to_start() {
                 "\n", "1x",
             ]
             .choose(&mut random)
-            .expect("some")
+            .expect("the list is not empty")
             .as_bytes()
             .to_vec(),
-            _ => text(&mut random),
+            _ => random_text(&mut random),
         };
-        // An offset means nothing to sysfs, and all pieces are one text, of a page at most.
-        let way = way(&mut random, &text);
-        let result = write(&start, &text, way);
-        let after = match way {
-            Way::At(offset) if offset > i64::MAX - text.len() as i64 => None,
-            Way::Unmapped => None,
-            _ => bool(&text),
+        // sysfs ignores the offset, and makes one text of all pieces, of at most a page.
+        let method = random_method(&mut random, &text);
+        let result = write_by(&start, &text, method);
+        let expected = match method {
+            Method::AtOffset(offset) if offset > i64::MAX - text.len() as i64 => None,
+            Method::FromUnmapped => None,
+            _ => parse_bool(&text),
         };
 
-        match (after, &result) {
-            (Some(after), Ok(_)) => now = after,
+        match (expected, &result) {
+            (Some(value), Ok(_)) => is_started = value,
             (None, Err(Errno::EINVAL | Errno::EFAULT | Errno::EOVERFLOW)) => refused += 1,
-            // Nothing was written, and nobody was told.
+            // An empty write does not reach the parameter.
             (None, Ok(0)) => {}
-            _ => panic!("{way:?} of {text:02x?} to start: {result:?}, but it is to be {after:?}"),
+            _ => panic!(
+                "{method:?} of {text:02x?} to start: {result:?}, expected value: {expected:?}"
+            ),
         }
         assert_eq!(
             kstat.is_started(),
-            now,
-            "start after {way:?} of {text:02x?}"
+            is_started,
+            "start after {method:?} of {text:02x?}"
         );
         let before = quiet.nout();
         quiet.send_tcp(1);
-        assert_eq!(quiet.nout() - before, u64::from(now), "start is {now}");
+        assert_eq!(
+            quiet.nout() - before,
+            u64::from(is_started),
+            "packets counted while start is {is_started}"
+        );
     }
     traffic.stop();
     kstat.unload();
-    assert!(refused > writes / 10, "hardly anything was refused");
+    assert!(
+        refused > writes / 10,
+        "start refused hardly any of {writes} writes: {refused}"
+    );
     did(writes, "hostile writes to start");
 }
 
 #[test]
-fn to_the_loader() {
+fn loader_accepts_only_valid_parameters() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let host = Host::new(&lock);
     let traffic = host.bursts();
     let mut random = seed::random();
-    let loads = times(150).max(LEAST / 10);
+    let loads = times(150).max(MIN_WRITES / 10);
     let mut accepted = 0;
 
     for _ in 0..loads {
         let &name = ["counter", "start", "hook", "nout", ""]
             .choose(&mut random)
-            .expect("some");
+            .expect("the list is not empty");
         let value = match (name, random.random_bool(0.5)) {
             ("hook", true) => [
                 "local_out",
@@ -360,46 +388,51 @@ fn to_the_loader() {
                 "output",
             ]
             .choose(&mut random)
-            .expect("some")
+            .expect("the list is not empty")
             .as_bytes()
             .to_vec(),
-            _ => text(&mut random),
+            _ => random_text(&mut random),
         };
         let mut parameter = format!("{name}=").into_bytes();
-        // A NUL would end it.
+        // A NUL would end the parameters.
         let value: Vec<u8> = value
             .into_iter()
             .filter(|byte| *byte != 0)
             .take(3000)
             .collect();
         parameter.extend(&value);
-        // Where space or quotes may make several parameters of it, or others, it is not known what is valid.
-        let plain = !value
+        // White space and quotes may make the loader see other parameters, or more of them. The
+        // test does not know whether these are valid.
+        let is_one_parameter = !value
             .iter()
             .any(|byte| b" \t\n\x0b\x0c\r\xa0\"".contains(byte));
-        let valid = match name {
-            "counter" => n(&value).is_some(),
-            "start" => bool(&value).is_some(),
+        let is_valid = match name {
+            "counter" => parse_n(&value).is_some(),
+            "start" => parse_bool(&value).is_some(),
             "hook" => [&b"local_out"[..], b"post_routing"].contains(&&value[..]),
-            // The loader has no objection to what it does not know.
+            // The loader ignores parameters that the module does not have.
             _ => true,
         };
 
         let result = module::load(&lock, parameter.as_slice());
         assert!(
-            !plain || result.is_ok() == valid,
+            !is_one_parameter || result.is_ok() == is_valid,
             "loading with {}: {result:?}",
             parameter.escape_ascii()
         );
         match result {
             Ok(()) => {
                 let (counter, start) = (file::number(COUNTER), file::number(START));
-                if plain {
-                    let set = |this, to| if name == this { to } else { None };
-                    assert_eq!(counter, set("counter", n(&value)).unwrap_or(10), "N");
+                if is_one_parameter {
+                    let value_of = |parameter, value| if name == parameter { value } else { None };
+                    assert_eq!(
+                        counter,
+                        value_of("counter", parse_n(&value)).unwrap_or(10),
+                        "N"
+                    );
                     assert_eq!(
                         start,
-                        set("start", bool(&value).map(u64::from)).unwrap_or(0),
+                        value_of("start", parse_bool(&value).map(u64::from)).unwrap_or(0),
                         "start"
                     );
                 }
@@ -409,17 +442,17 @@ fn to_the_loader() {
             }
             Err(Errno::EINVAL | Errno::ERANGE | Errno::ENOSPC) => assert!(
                 !module::is_loaded(),
-                "{} was refused, but there is something left",
+                "a part of kstat is there after loading with {} was refused",
                 parameter.escape_ascii()
             ),
             Err(error) => panic!("loading with {}: {error}", parameter.escape_ascii()),
         }
     }
     traffic.stop();
-    println!("{accepted} of {loads} were accepted");
+    println!("the loader accepted {accepted} of {loads}");
     assert!(
         accepted > 0 && accepted < loads,
-        "{accepted} of {loads} were accepted"
+        "the loader accepted {accepted} of {loads}"
     );
     did(loads, "loads with hostile parameters");
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What wears things out or breaks them, for kernels that are built to see it: scripts/stress runs
-//! this on several. A report of the kernel's ends the guest, and fails the run.
+//! Stress tests for debug kernels.
 //!
-//! What each test did, and how often, it tells by `scale::did`.
+//! `scripts/stress` runs this program on several kernels that detect errors, such as use after
+//! free, data races and lost memory. When such a kernel reports an error, the guest ends and the
+//! run fails.
+//!
+//! Each test reports what it did, and how often, by `scale::did`.
 
 mod accuracy;
 mod descriptors;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything that can be done to kstat, at once.
+//! All operations of kstat at the same time.
 
 use kstat_tests::{
     guest::{
@@ -14,7 +14,7 @@ use kstat_tests::{
         setting,
     },
     scale::{did, times},
-    stress::neighbours::Neighbours,
+    stress::responders::Responders,
     wait,
 };
 use nix::errno::Errno;
@@ -27,93 +27,102 @@ use std::{
     },
 };
 
-/// How often something was done that a module which comes and goes may refuse.
+/// Counts attempts at an operation that fails at times, because the module is loaded and unloaded
+/// meanwhile.
 #[derive(Default)]
-struct Tries {
-    done: AtomicU64,
-    /// How often by each errno.
+struct Attempts {
+    succeeded: AtomicU64,
+    /// How many attempts have failed, by errno.
     refused: Mutex<BTreeMap<i32, u64>>,
 }
 
-impl Tries {
-    /// Counts one, which must have ended well, or with one of these.
+impl Attempts {
+    /// Counts an attempt that ended with `result`. An error must be one of `allowed`.
     #[track_caller]
-    fn count<T>(&self, what: &str, result: Result<T, Errno>, refusals: &[Errno]) -> Option<T> {
+    fn count<T>(&self, operation: &str, result: Result<T, Errno>, allowed: &[Errno]) -> Option<T> {
         match result {
             Ok(value) => {
-                self.done.fetch_add(1, Ordering::Relaxed);
+                self.succeeded.fetch_add(1, Ordering::Relaxed);
                 Some(value)
             }
-            Err(errno) if refusals.contains(&errno) => {
-                let mut refused = self.refused.lock().expect("nobody failed with it");
+            Err(errno) if allowed.contains(&errno) => {
+                let mut refused = self.refused.lock().expect("the mutex is not poisoned");
                 *refused.entry(errno as i32).or_default() += 1;
                 None
             }
-            Err(errno) => panic!("{what}: {errno}"),
+            Err(errno) => panic!("{operation}: {errno}"),
         }
     }
 
-    /// Returns when so many more were done.
+    /// Returns when `more` further attempts have succeeded.
     #[track_caller]
     fn wait_for(&self, more: u64) {
-        let done = || self.done.load(Ordering::Relaxed);
-        let goal = done() + more;
+        let succeeded = || self.succeeded.load(Ordering::Relaxed);
+        let goal = succeeded() + more;
 
-        wait::until("more was done meanwhile", || done() >= goal);
+        wait::until("more operations succeeded", || succeeded() >= goal);
     }
 
-    /// Tells of it; returns by which words it was refused, and how often by each.
-    fn tell(self, what: &str) -> BTreeMap<i32, u64> {
-        let done = self.done.into_inner();
-        let refused = self.refused.into_inner().expect("nobody failed with it");
+    /// Reports all attempts by [`did`]. Returns how many have failed, by errno.
+    fn report(self, operations: &str) -> BTreeMap<i32, u64> {
+        let succeeded = self.succeeded.into_inner();
+        let refused = self
+            .refused
+            .into_inner()
+            .expect("the mutex is not poisoned");
 
-        assert!(done > 0, "no {what}; refused: {refused:?}");
-        did(done, what);
+        assert!(
+            succeeded > 0,
+            "no {operations} succeeded; refused: {refused:?}"
+        );
+        did(succeeded, operations);
         for (&errno, &times) in &refused {
             let errno = Errno::from_raw(errno);
-            did(times, &format!("{what} that were refused: {errno}"));
+            did(times, &format!("{operations} that were refused: {errno}"));
         }
         refused
     }
 }
 
-/// `start` is not there (yet, any more), or kstat is going, or being loaded.
-const NOT_NOW: [Errno; 3] = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
+/// Errors of opening and writing `start`: the file does not exist yet or any more, kstat is being
+/// unloaded, or it is being loaded.
+const START_ERRORS: [Errno; 3] = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
+
+/// Errors of opening, reading and writing `nout` and `counter`: the file does not exist yet or any
+/// more, or kstat is being unloaded.
+const PROC_ERRORS: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
 
 #[test]
-fn everything_at_once() {
-    // Not there (yet, any more), or going.
-    const GONE: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
-
+fn kstat_works_after_all_operations_at_once() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let before = netns::settled_count();
     let rounds = times(30).max(2);
     let cpus = cpu::count();
-    let [switches, settings, readings, namespaces]: [Tries; 4] = Default::default();
+    let [starts, settings, readings, namespaces]: [Attempts; 4] = Default::default();
 
     {
         let host = Host::new(&lock);
-        let neighbours = Neighbours::new(&lock, 4);
+        let responders = Responders::new(&lock, 4);
         let traffic = host.bursts();
 
-        let switch = || {
+        let start_and_stop = || {
             for text in ["1", "0"] {
-                switches.count("writing start", file::put(START, text), &NOT_NOW);
+                starts.count("writing start", file::put(START, text), &START_ERRORS);
             }
         };
-        let set = || {
+        let set_n = || {
             host.run(|| {
                 for n in ["1", "7", "18446744073709551615"] {
-                    settings.count("writing counter", file::put(COUNTER, n), &GONE);
+                    settings.count("writing counter", file::put(COUNTER, n), &PROC_ERRORS);
                 }
             });
         };
-        let read = || {
+        let read_files = || {
             host.run(|| {
                 for path in [NOUT, COUNTER] {
                     let text = fs::read_to_string(path).map_err(file::errno);
-                    if let Some(text) = readings.count("reading", text, &GONE) {
+                    if let Some(text) = readings.count("reading", text, &PROC_ERRORS) {
                         file::parse(path, &text);
                     }
                 }
@@ -122,57 +131,65 @@ fn everything_at_once() {
         let make_namespace = || {
             Netns::new().run(|| {
                 let nout = fs::read_to_string(NOUT).map_err(file::errno);
-                if let Some(nout) = namespaces.count("reading", nout, &GONE) {
+                if let Some(nout) = namespaces.count("reading", nout, &PROC_ERRORS) {
                     assert_eq!(nout, "0\n", "nout of a new namespace");
                 }
             });
         };
-        let knock = || neighbours.knock();
+        let connect = || responders.connect_all();
 
-        while_repeating(&[&switch, &set, &read, &make_namespace, &knock], || {
-            for round in 0..rounds {
-                let kstat = Kstat::started(&lock, "");
-                // Every other time a CPU goes meanwhile, and comes back.
-                let away = (round % 2 == 1).then(|| Offline::new(cpus - 1));
-                for tries in [&switches, &settings, &readings, &namespaces] {
-                    tries.wait_for(1 + round % 3);
+        while_repeating(
+            &[
+                &start_and_stop,
+                &set_n,
+                &read_files,
+                &make_namespace,
+                &connect,
+            ],
+            || {
+                for round in 0..rounds {
+                    let kstat = Kstat::started(&lock, "");
+                    // In every other round a CPU goes offline, and online again before the unload.
+                    let offline = (round % 2 == 1).then(|| Offline::new(cpus - 1));
+                    for attempts in [&starts, &settings, &readings, &namespaces] {
+                        attempts.wait_for(1 + round % 3);
+                    }
+                    drop(offline);
+                    kstat.unload();
                 }
-                drop(away);
-                kstat.unload();
-            }
-        });
+            },
+        );
         traffic.stop();
 
-        // And it is as good as new.
         let _kstat = Kstat::started(&lock, "counter=1");
         host.send_tcp(3);
-        assert_eq!(host.nout(), 3);
+        assert_eq!(host.nout(), 3, "nout after all operations");
     }
     netns::await_count(before);
     did(rounds, "loads and unloads");
-    switches.tell("writes to start");
-    settings.tell("settings of N");
-    readings.tell("readings of counter and nout");
-    namespaces.tell("namespaces made and destroyed");
+    starts.report("writes to start");
+    settings.report("settings of N");
+    readings.report("readings of counter and nout");
+    namespaces.report("namespaces made and destroyed");
 }
 
 #[test]
-fn start_while_it_is_loaded_and_unloaded() {
+fn writes_to_start_during_load_and_unload_leave_no_hook() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let host = Host::new(&lock);
     let traffic = host.bursts();
     let rounds = times(100).max(4);
-    let switches = Tries::default();
-    let switch = |text| {
-        switches.count("writing start", file::put(START, text), &NOT_NOW);
+    let starts = Attempts::default();
+    let write = |text| {
+        starts.count("writing start", file::put(START, text), &START_ERRORS);
     };
-    // Held by nobody but sysfs, this outlives the module.
-    let hold_and_start = || {
+    // An open parameter file does not keep the module loaded. The descriptor outlives the module.
+    let write_to_one_descriptor = || {
         let Ok(start) = fs::OpenOptions::new().write(true).open(START) else {
             return;
         };
-        while switches
+        while starts
             .count(
                 "writing start",
                 file::write(&start, b"1"),
@@ -182,25 +199,29 @@ fn start_while_it_is_loaded_and_unloaded() {
         {}
     };
 
-    while_repeating(&[&|| switch("1"), &|| switch("0"), &hold_and_start], || {
-        for _ in 0..rounds {
-            let kstat = Kstat::load(&lock, "");
-            traffic.wait_for(5);
-            switches.wait_for(1);
-            kstat.unload();
-            assert!(!module::is_loaded(), "there is something left of kstat");
-        }
-    });
+    while_repeating(
+        &[&|| write("1"), &|| write("0"), &write_to_one_descriptor],
+        || {
+            for _ in 0..rounds {
+                let kstat = Kstat::load(&lock, "");
+                traffic.wait_for(5);
+                starts.wait_for(1);
+                kstat.unload();
+                assert!(!module::is_loaded(), "kstat is still there after unload");
+            }
+        },
+    );
     traffic.stop();
-    assert_eq!(host.hooks(), [], "hooks of a module that is gone");
+    assert_eq!(host.hooks(), [], "hooks after unload");
     did(rounds, "loads and unloads");
 
-    let refused = switches.tell("writes to start");
+    let refused = starts.report("writes to start");
     for errno in [Errno::EBUSY, Errno::ENODEV] {
-        // Who comes while it loads or goes has to hit a moment.
+        // A write gets these errors only during a short part of a load or an unload, which few
+        // rounds may miss.
         assert!(
             rounds < 100 || refused.contains_key(&(errno as i32)),
-            "none was refused with {errno}"
+            "no write was refused with {errno}"
         );
     }
 }

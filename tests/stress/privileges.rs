@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! People who are not to do what root may: each tries all there is, and may do so much and no more.
+//! Privileges of five kinds of callers.
 //!
-//! Meanwhile the host sends packets on all CPUs, of which nobody elsewhere is to see one.
+//! Each caller tries all operations of kstat, and may do exactly what its privileges allow.
+//! Meanwhile the host sends packets on all CPUs, none of which may be counted in another network
+//! namespace.
 
 use kstat_tests::{
     guest::{exclusive::KernelLock, host::Host, module::Kstat},
@@ -12,9 +14,12 @@ use kstat_tests::{
 };
 use std::collections::BTreeMap;
 
-/// What everybody tries. Says for each thing whether it was done, or the kernel's word for why not.
-/// Descriptor 9 is the host's counter, opened by its root.
-const TRIES: &str = r#"
+/// A shell script that tries all operations, as the caller.
+///
+/// It prints a line `OPERATION=OUTCOME` for each. The outcome is `done`, the text of an errno, or a
+/// number that was read. The operation `host` writes to descriptor 9: the counter of the host,
+/// opened by the host's root.
+const SCRIPT: &str = r#"
 try() {
 	name=$1
 	shift
@@ -25,7 +30,7 @@ try() {
 		echo "$name=${answer%)}"
 	fi
 }
-# In a namespace of one's own it is to be up.
+# In a new network namespace, the loopback device is down.
 busybox ip link set lo up 2>/dev/null
 echo "before=$(busybox cat /proc/kstat/nout)"
 # A connection that is refused: two packets.
@@ -39,49 +44,64 @@ try unload 'busybox rmmod kstat'
 echo "n=$(busybox cat /proc/kstat/counter)"
 "#;
 
+const DONE: &str = "done";
 const EACCES: &str = "Permission denied";
-const EPERM: &str = "Operation not permitted";
+const EBADF: &str = "Bad file descriptor";
 const EIO: &str = "Input/output error";
+const EPERM: &str = "Operation not permitted";
+const EROFS: &str = "Read-only file system";
 
-/// Has somebody try, who comes to be by these words before a command.
-fn have_try(host: &Host<'_>, who: &[&str]) -> BTreeMap<String, String> {
-    // Opened while it is root's, and root of the host.
+/// Runs [`SCRIPT`] on the host by `command`, which gives up privileges and then runs its arguments.
+/// Returns what the script printed.
+fn run_script_by(host: &Host<'_>, command: &[&str]) -> String {
+    // The host's root opens descriptor 9 before it gives up privileges.
     let open = r#"exec 9>/proc/kstat/counter; exec "$@""#;
-    let args = [&["-c", open, "bash"], who, &["busybox", "sh", "-c", TRIES]].concat();
+    let args = [
+        &["-c", open, "bash"],
+        command,
+        &["busybox", "sh", "-c", SCRIPT],
+    ]
+    .concat();
 
-    said(&host.run(|| tool::run("bash", &args)))
+    host.run(|| tool::run("bash", &args))
 }
 
-fn said(output: &str) -> BTreeMap<String, String> {
-    println!("{output}");
-    output
+/// Asserts that `output`, printed by [`SCRIPT`], has the `expected` outcomes. Then starts kstat
+/// again if the caller was allowed to stop it.
+#[track_caller]
+fn check_outcomes(kstat: &Kstat<'_>, caller: &str, output: &str, expected: &[(&str, &str)]) {
+    println!("{caller}:\n{output}");
+    let outcomes: BTreeMap<_, _> = output
         .lines()
         .filter_map(|line| line.split_once('='))
-        .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
-        .collect()
-}
+        .collect();
 
-#[track_caller]
-fn assert_tried(who: &str, tried: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
-    for (name, outcome) in expected {
+    for (operation, outcome) in expected {
         assert_eq!(
-            tried.get(*name).map(String::as_str),
-            Some(*outcome),
-            "{name}, tried by {who}"
+            outcomes.get(operation),
+            Some(outcome),
+            "{operation}, tried by {caller}"
         );
     }
+    let may_stop = expected.contains(&("start", DONE));
+    assert_eq!(kstat.is_started(), !may_stop, "start, after {caller}");
+    kstat.start();
 }
 
 #[test]
-fn each_may_do_what_they_may_and_sees_nothing_of_the_hosts() {
-    const NOBODY: [&str; 4] = [
+fn callers_can_do_exactly_what_their_privileges_allow() {
+    const TO_UNPRIVILEGED_USER: [&str; 4] = [
         "setpriv",
         "--reuid=65534",
         "--regid=65534",
         "--clear-groups",
     ];
-    const OWN: [(&str, &str); 2] = [("before", "0"), ("after", "2")];
-    const IN_USER_NAMESPACE: [&str; 4] = ["unshare", "--user", "--map-root-user", "--net"];
+    const WITHOUT_TWO_CAPABILITIES: [&str; 3] = [
+        "setpriv",
+        "--bounding-set=-net_admin,-sys_module",
+        "--inh-caps=-net_admin,-sys_module",
+    ];
+    const INTO_NEW_NAMESPACES: [&str; 4] = ["unshare", "--user", "--map-root-user", "--net"];
 
     let lock = KernelLock::take();
     let kstat = Kstat::started(&lock, "counter=1");
@@ -89,10 +109,10 @@ fn each_may_do_what_they_may_and_sees_nothing_of_the_hosts() {
     let traffic = host.bursts();
     traffic.wait_for(100);
 
-    let tried = have_try(&host, &NOBODY);
-    assert_tried(
+    check_outcomes(
+        &kstat,
         "an unprivileged user",
-        &tried,
+        &run_script_by(&host, &TO_UNPRIVILEGED_USER),
         &[
             ("counter", EACCES),
             ("host", EPERM),
@@ -102,39 +122,31 @@ fn each_may_do_what_they_may_and_sees_nothing_of_the_hosts() {
             ("n", "1"),
         ],
     );
-
-    let tried = have_try(
-        &host,
-        &[
-            "setpriv",
-            "--bounding-set=-net_admin,-sys_module",
-            "--inh-caps=-net_admin,-sys_module",
-        ],
-    );
-    assert_tried(
+    check_outcomes(
+        &kstat,
         "root without CAP_NET_ADMIN and CAP_SYS_MODULE",
-        &tried,
+        &run_script_by(&host, &WITHOUT_TWO_CAPABILITIES),
         &[
             ("counter", EPERM),
             ("host", EPERM),
             ("nout", EIO),
-            // It is the whole machine's, and has the permissions of its file.
-            ("start", "done"),
+            // Only the file's permissions protect it, which let root write. It takes no capability.
+            ("start", DONE),
             ("unload", EPERM),
             ("n", "1"),
         ],
     );
-    assert!(!kstat.is_started());
-    kstat.start();
-
-    let tried = have_try(&host, &[&NOBODY[..], &IN_USER_NAMESPACE].concat());
-    assert_tried(
-        "root of an unprivileged user's namespaces",
-        &tried,
+    check_outcomes(
+        &kstat,
+        "an unprivileged user, as root of new namespaces",
+        &run_script_by(
+            &host,
+            &[&TO_UNPRIVILEGED_USER[..], &INTO_NEW_NAMESPACES].concat(),
+        ),
         &[
-            OWN[0],
-            OWN[1],
-            // The file is of a user that is not in that namespace.
+            ("before", "0"),
+            ("after", "2"),
+            // The owner of the files, the host's root, is not mapped into the user namespace.
             ("counter", EACCES),
             ("host", EPERM),
             ("nout", EACCES),
@@ -143,44 +155,40 @@ fn each_may_do_what_they_may_and_sees_nothing_of_the_hosts() {
             ("n", "1"),
         ],
     );
-
-    let tried = have_try(&host, &IN_USER_NAMESPACE);
-    assert_tried(
-        "root, in namespaces of its own",
-        &tried,
+    check_outcomes(
+        &kstat,
+        "the host's root, as root of new namespaces",
+        &run_script_by(&host, &INTO_NEW_NAMESPACES),
         &[
-            OWN[0],
-            OWN[1],
-            ("counter", "done"),
+            ("before", "0"),
+            ("after", "2"),
+            ("counter", DONE),
             ("host", EPERM),
             ("nout", EIO),
-            // The file is root's, who this still is outside of them: no capability is asked for.
-            ("start", "done"),
+            // The caller still owns the file, and writing it takes no capability.
+            ("start", DONE),
             ("unload", EPERM),
             ("n", "3"),
         ],
     );
-    assert!(!kstat.is_started());
-    kstat.start();
-
-    let tried = said(&host.run(|| Container::new().run(TRIES)));
-    assert_tried(
+    check_outcomes(
+        &kstat,
         "root of a container",
-        &tried,
+        &host.run(|| Container::new().run(SCRIPT)),
         &[
-            OWN[0],
-            OWN[1],
+            ("before", "0"),
+            ("after", "2"),
             ("counter", EPERM),
-            // It is given no descriptor of the host's.
-            ("host", "Bad file descriptor"),
+            // runc passes no descriptor of the host on.
+            ("host", EBADF),
             ("nout", EACCES),
-            ("start", "Read-only file system"),
+            ("start", EROFS),
             ("unload", EPERM),
             ("n", "1"),
         ],
     );
 
-    assert_eq!(host.counter(), 1, "the host's N");
+    assert_eq!(host.counter(), 1, "N of the host");
     traffic.stop();
-    did(5, "hostile people");
+    did(5, "kinds of callers that tried all operations");
 }

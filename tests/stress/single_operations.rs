@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Each thing that can be done to kstat, again and again, while packets flow on all CPUs.
+//! Each operation of kstat, repeated under traffic.
 
 use kstat_tests::{
     guest::{
@@ -14,7 +14,7 @@ use kstat_tests::{
         setting,
     },
     scale::{did, times},
-    stress::{linger::Linger, neighbours::Neighbours},
+    stress::{responders::Responders, slow_function::SlowFunction},
     wait,
 };
 use std::{
@@ -24,16 +24,16 @@ use std::{
 };
 
 #[test]
-fn loading_and_unloading() {
+fn each_load_counts_from_zero_and_each_unload_succeeds() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let busy = Host::new(&lock);
     let quiet = Host::new(&lock);
     let traffic = busy.bursts();
     let rounds = times(750);
 
     for round in 0..rounds {
-        // Every other time there is nothing hooked when it is unloaded.
+        // In every other round, kstat has no hooks when it is unloaded.
         let start = 1 - round % 2;
         let kstat = Kstat::load(&lock, &format!("start={start} counter=1"));
         quiet.send_tcp(1);
@@ -45,9 +45,9 @@ fn loading_and_unloading() {
 }
 
 #[test]
-fn starting_and_stopping() {
+fn packets_are_counted_only_between_start_and_stop() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::load(&lock, "counter=1");
     let busy = Host::new(&lock);
     let quiet = Host::new(&lock);
@@ -58,38 +58,38 @@ fn starting_and_stopping() {
     for round in 0..rounds {
         kstat.start();
         quiet.send_tcp(1);
-        assert_eq!(file::reread(NOUT, &nout), round + 1, "started");
+        assert_eq!(file::reread(NOUT, &nout), round + 1, "nout after start");
         kstat.stop();
         quiet.send_tcp(1);
-        assert_eq!(file::reread(NOUT, &nout), round + 1, "stopped");
+        assert_eq!(file::reread(NOUT, &nout), round + 1, "nout after stop");
     }
     traffic.stop();
     did(rounds, "starts and stops");
 }
 
 #[test]
-fn setting_n_and_reading() {
+fn nout_never_decreases_while_n_is_set() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "");
     let host = Host::new(&lock);
     let traffic = host.bursts();
     let rounds = times(1000);
-    let reader = || {
+    let nout_reader = || {
         let nout = host.open(NOUT, OpenOptions::new().read(true));
         let mut last = 0;
         move || {
             let now = file::reread(NOUT, &nout);
-            assert!(now >= last, "nout went back from {last} to {now}");
+            assert!(now >= last, "nout decreased from {last} to {now}");
             last = now;
         }
     };
-    let read_often = || {
-        let mut read = reader();
+    let read_100_times = || {
+        let mut read = nout_reader();
         (0..100).for_each(|_| read());
     };
 
-    while_repeating(&[&read_often], || {
-        let mut read = reader();
+    while_repeating(&[&read_100_times], || {
+        let mut read = nout_reader();
         for n in 1..=rounds {
             host.set_counter(n);
             assert_eq!(host.counter(), n);
@@ -98,14 +98,14 @@ fn setting_n_and_reading() {
     });
     let sent = traffic.stop();
     host.set_counter(1);
-    assert_eq!(host.nout(), sent, "(right: what was sent)");
+    assert_eq!(host.nout(), sent, "nout with N = 1, and packets sent");
     did(rounds, "settings of N, and readings of counter and nout");
 }
 
 #[test]
-fn namespaces_that_come_and_go() {
+fn new_namespaces_are_counted_from_zero_and_freed() {
     let lock = KernelLock::take();
-    let _quick = setting::expedite_grace_periods();
+    let _expedited = setting::expedite_grace_periods();
     let _kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
     let busy = Host::new(&lock);
@@ -115,8 +115,8 @@ fn namespaces_that_come_and_go() {
     for _ in 0..rounds {
         Netns::new().run(|| {
             link::set_up("lo");
-            // Nobody listens there: a SYN and a RST.
-            TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).expect_err("nobody listens");
+            // No socket listens on port 9, so there are two packets: a SYN and a RST.
+            TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).expect_err("no socket listens");
             assert_eq!(file::number(NOUT), 2, "nout of a new namespace");
         });
     }
@@ -127,25 +127,26 @@ fn namespaces_that_come_and_go() {
 }
 
 #[test]
-fn namespaces_that_go_while_packets_make_them_answer() {
+fn namespace_teardown_waits_for_hooks_that_are_running() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=1");
-    // As good as always, somebody is in a hook of a namespace that goes.
-    let _linger = Linger::in_hooks(Duration::from_millis(50));
+    // With this delay, a hook is nearly always running in a namespace that is being destroyed.
+    let _slow_hook = SlowFunction::kstat_ipv6_hook(Duration::from_millis(50));
     let before = netns::settled_count();
     let rounds = times(10);
 
     for _ in 0..rounds {
-        // Of several, those that answer no more when they are dying would have to wait for the first.
-        let neighbours = Neighbours::new(&lock, 1);
-        let knock = || neighbours.knock();
+        // One namespace in each round. Of several that are destroyed together, those that no longer
+        // answer would have to wait for the first, and no hook would be running in them.
+        let responders = Responders::new(&lock, 1);
+        let connect = || responders.connect_all();
 
-        while_repeating(&[&knock, &knock], || {
-            neighbours.visit(|| {
-                wait::until("its answers were counted", || file::number(NOUT) > 3);
+        while_repeating(&[&connect, &connect], || {
+            responders.run_in_each(|| {
+                wait::until("the answers were counted", || file::number(NOUT) > 3);
                 file::set(COUNTER, "7");
             });
-            neighbours.leave();
+            responders.destroy_all();
         });
     }
     netns::await_count(before);

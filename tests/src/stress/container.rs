@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A container as runc makes them by default, with nothing in it but busybox.
+//! A container with runc's default configuration, and nothing in it but busybox.
 
 use crate::{
     guest::{daemon::Folder, file},
@@ -9,11 +9,11 @@ use crate::{
 use serde_json::json;
 use std::{fs, process};
 
-/// The bundle of a container.
+/// The OCI bundle of a container: its root file system and `config.json`.
 pub struct Container(Folder);
 
 impl Container {
-    /// Makes the bundle, with what `runc spec` says, and no terminal.
+    /// Makes the bundle, with the `config.json` that `runc spec` writes.
     #[track_caller]
     pub fn new() -> Self {
         let folder = Folder::new();
@@ -26,7 +26,7 @@ impl Container {
         Self(folder)
     }
 
-    /// Runs a script in it, and returns what it printed.
+    /// Runs a shell script in the container, without a terminal, and returns the script's output.
     #[track_caller]
     pub fn run(&self, script: &str) -> String {
         let path = self.0.path("config.json");

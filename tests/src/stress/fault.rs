@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Failures on demand: the kernel's fault injection (Documentation/fault-injection).
+//! Fault injection: makes chosen kernel functions and allocations fail.
+//!
+//! Allocations fail by the kernel's own means (`Documentation/fault-injection`), other functions by
+//! `lab/modules/fail_points.c`, a module that comes with the debug kernels.
 
 use crate::{
     guest::{file, module},
@@ -14,18 +17,19 @@ use std::{
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
+/// The kernel's fault attributes for allocations.
 const ALLOCATIONS: [&str; 2] = ["failslab", "fail_page_alloc"];
 
-/// While this is there, allocations and registrations can fail, of threads that ask for it.
-pub struct Faults(());
+/// Enables fault injection until this is dropped, for threads that ask for it.
+pub struct FaultInjection(());
 
-impl Faults {
-    /// Makes it possible. The debug kernel comes with the module that this needs.
+impl FaultInjection {
+    /// Configures the kernel's fault injection, and loads `fail_points`. Nothing fails yet.
     #[track_caller]
-    pub fn allow() -> Self {
+    pub fn enable() -> Self {
         tool::run("insmod", &[&module::debug_object("fail_points")]);
         for attribute in ALLOCATIONS {
-            // Those that may sleep and reclaim memory can fail as well.
+            // Allocations that may sleep and reclaim memory can fail, too.
             set(&format!("{attribute}/ignore-gfp-wait"), "N");
             set(&format!("{attribute}/verbose"), "0");
             set(&format!("{attribute}/times"), "-1");
@@ -35,15 +39,16 @@ impl Faults {
         Self(())
     }
 
-    /// From now on, only what kstat does itself can fail, and what is done on its behalf.
+    /// Restricts failures to allocations that kstat makes, or that the kernel makes for kstat:
+    /// those with kstat in the stack trace.
     ///
-    /// kstat is loaded, and stays so.
+    /// kstat must be loaded, and must stay loaded.
     #[track_caller]
-    pub fn only_in_kstat(&self) {
+    pub fn restrict_to_kstat(&self) {
         let start = file::read("/sys/module/kstat/sections/.text");
         let start = u64::from_str_radix(start.trim().trim_start_matches("0x"), 16)
-            .unwrap_or_else(|error| panic!("the address of kstat: {start:?}: {error}"));
-        // Modules lie apart, and none is so large.
+            .unwrap_or_else(|error| panic!("the address of kstat's .text, {start:?}: {error}"));
+        // The .text of kstat is smaller than 64 KiB. No other module lies that near.
         let end = start + (1 << 16);
 
         for attribute in ALLOCATIONS {
@@ -56,15 +61,23 @@ impl Faults {
         }
     }
 
-    /// Does `work`, and has the `nth` call of this function fail that kstat makes for the calling thread;
-    /// the first is 1. Returns whether there were so many, and what `work` returned.
+    /// Does `work`, in which the `nth` call of `function` by kstat in the calling thread fails.
+    /// The first call is 1.
+    ///
+    /// `function` is one of those that `fail_points` knows. Returns whether a call has failed,
+    /// which is false if there were fewer than `nth`, and the result of `work`.
     #[track_caller]
-    pub fn fail_call<T>(&self, function: &str, nth: u32, work: impl FnOnce() -> T) -> (bool, T) {
+    pub fn fail_nth_call<T>(
+        &self,
+        function: &str,
+        nth: u32,
+        work: impl FnOnce() -> T,
+    ) -> (bool, T) {
         let point = format!("fail_points/{function}");
 
         set(&point, &nth.to_string());
         let result = {
-            let _asking = MakeItFail::new();
+            let _make_it_fail = MakeItFail::new();
             work()
         };
         let left = file::number(&format!("{DEBUGFS}/{point}"));
@@ -72,19 +85,19 @@ impl Faults {
         (left == 0, result)
     }
 
-    /// Does `work` with allocations of the calling thread failing by chance, one in so many.
-    pub fn at_random<T>(&self, one_in: u32, work: impl FnOnce() -> T) -> T {
+    /// Does `work`, in which one of `one_in` allocations of the calling thread fails, at random.
+    pub fn fail_at_random<T>(&self, one_in: u32, work: impl FnOnce() -> T) -> T {
         for attribute in ALLOCATIONS {
-            // Of every so many, one in ten.
+            // One allocation in each interval fails with a probability of 10 per cent.
             set(&format!("{attribute}/interval"), &(one_in / 10).to_string());
             set(&format!("{attribute}/probability"), "10");
         }
-        let _asking = MakeItFail::new();
+        let _make_it_fail = MakeItFail::new();
         work()
     }
 }
 
-/// While this is there, the calling thread asks for failures.
+/// Asks for failures in the calling thread until this is dropped, by `/proc/PID/make-it-fail`.
 struct MakeItFail(File);
 
 impl MakeItFail {
@@ -93,7 +106,7 @@ impl MakeItFail {
         let file = file::writer("/proc/thread-self/make-it-fail");
 
         file.write_at(b"1", 0)
-            .unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+            .unwrap_or_else(|error| panic!("writing 1 to make-it-fail: {error}"));
         Self(file)
     }
 }
@@ -103,19 +116,19 @@ impl Drop for MakeItFail {
         let result = self.0.write_at(b"0", 0);
 
         if !thread::panicking() {
-            result.unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+            result.unwrap_or_else(|error| panic!("writing 0 to make-it-fail: {error}"));
         }
     }
 }
 
-impl Drop for Faults {
+impl Drop for FaultInjection {
     fn drop(&mut self) {
-        let everywhere = u64::MAX.to_string();
-        let usual = ALLOCATIONS.iter().try_for_each(|attribute| {
+        let whole_address_space = u64::MAX.to_string();
+        let disabled = ALLOCATIONS.iter().try_for_each(|attribute| {
             [
                 ("probability", "0"),
                 ("require-start", "0"),
-                ("require-end", &everywhere),
+                ("require-end", &whole_address_space),
             ]
             .iter()
             .try_for_each(|(name, value)| {
@@ -124,19 +137,21 @@ impl Drop for Faults {
         });
         let removed = tool::attempt("rmmod", &["fail_points"], "");
 
-        // If the test has failed already, that is what should be told.
+        // A test that has failed already should report its own failure.
         if !thread::panicking() {
-            assert_eq!(usual, Ok(()), "having nothing fail");
+            assert_eq!(disabled, Ok(()), "disabling fault injection");
             assert!(removed.status.success(), "rmmod fail_points: {removed:?}");
         }
     }
 }
 
-/// Makes the next failures of the calling thread happen where it is told.
-pub struct Nth(File);
+/// The `fail-nth` file of a thread: makes the n-th operation that can fail do so.
+///
+/// This takes any kind of fault that the kernel can inject, not only allocations.
+pub struct FailNth(File);
 
-impl Nth {
-    /// For the calling thread.
+impl FailNth {
+    /// Opens the file of the calling thread.
     #[track_caller]
     pub fn of_this_thread() -> Self {
         Self(file::open(
@@ -145,31 +160,34 @@ impl Nth {
         ))
     }
 
-    /// Does `work`, and has the `nth` of all that can fail in it do so; the first is 1. Returns
-    /// whether there were so many, and what `work` returned.
+    /// Does `work`, in which the `nth` operation that can fail does so. The first is 1.
+    ///
+    /// Returns whether an operation has failed, which is false if there were fewer than `nth`, and
+    /// the result of `work`.
     #[track_caller]
     pub fn fail<T>(&self, nth: u32, work: impl FnOnce() -> T) -> (bool, T) {
         let mut left = [0; 16];
 
-        self.put(nth);
+        self.set(nth);
         let result = work();
         let length = self
             .0
             .read_at(&mut left, 0)
             .unwrap_or_else(|error| panic!("reading fail-nth: {error}"));
-        self.put(0);
+        self.set(0);
         (left[..length] == *b"0\n", result)
     }
 
     #[track_caller]
-    fn put(&self, nth: u32) {
+    fn set(&self, nth: u32) {
         self.0
             .write_at(nth.to_string().as_bytes(), 0)
             .unwrap_or_else(|error| panic!("writing {nth} to fail-nth: {error}"));
     }
 }
 
+/// Writes `value` to the file `name` in debugfs.
 #[track_caller]
-fn set(attribute: &str, value: &str) {
-    file::set(&format!("{DEBUGFS}/{attribute}"), value);
+fn set(name: &str, value: &str) {
+    file::set(&format!("{DEBUGFS}/{name}"), value);
 }

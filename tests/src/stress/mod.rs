@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What runs in a guest of a debug kernel: fault injection, slow functions, containers.
+//! Helpers for tests on debug kernels.
 
 pub mod container;
 pub mod fault;
-pub mod linger;
-pub mod neighbours;
+pub mod responders;
+pub mod slow_function;
