@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counts TCP packets into a per-CPU array, as a program for netfilter and as
- * one for the egress of a cgroup: what a person would use who has BPF.
+ * BPF programs that kstat is compared with. They count TCP packets in a per-CPU
+ * array: two as netfilter hooks, for IPv4 and IPv6, and one at the egress of a
+ * cgroup.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -13,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define NF_ACCEPT	1
+/* The programs skip at most this many IPv6 extension headers. */
 #define MAX_HEADERS	8
 
 struct {
@@ -25,10 +27,10 @@ struct {
 static __always_inline void count(void)
 {
 	__u32 key = 0;
-	__u64 *packet = bpf_map_lookup_elem(&packets, &key);
+	__u64 *value = bpf_map_lookup_elem(&packets, &key);
 
-	if (packet)
-		++*packet;
+	if (value)
+		++*value;
 }
 
 static __always_inline bool is_extension(__u8 header)

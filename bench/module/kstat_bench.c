@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sends prepared packets past the hooks of NF_INET_LOCAL_OUT and the egress
- * programs of the cgroup, as ip_local_out() and ip_finish_output() do, and
- * says how long that took. Also has the two hooks in C that kstat is compared
- * with. /dev/kstat_bench takes the ioctls of kstat_bench.h.
+ * Packet generator of the benchmark: sends prepared packets past the hooks of
+ * NF_INET_LOCAL_OUT and the egress programs of the cgroup, as ip_local_out()
+ * and ip_finish_output() do, and measures how long that takes. It does nothing
+ * else with the packets.
+ *
+ * It also has the two hooks in C that kstat is compared with. User space drives
+ * it by ioctls of /dev/kstat_bench: see kstat_bench.h.
  */
 #include <linux/atomic.h>
 #include <linux/bpf-cgroup.h>
@@ -33,7 +36,7 @@
 
 #include "kstat_bench.h"
 
-/* What one descriptor has: a socket of its namespace, and a packet of it. */
+/* The data of an open descriptor. The socket sends the packet. */
 struct bench {
 	struct socket *socket;
 	struct sk_buff *skb;
@@ -42,7 +45,7 @@ struct bench {
 	bool hooked;
 };
 
-/* How many threads have come to where they wait for each other. */
+/* How many times a thread has arrived in wait_for_all(), in all runs so far. */
 static atomic_t arrived;
 
 static unsigned int empty_hook(void *priv, struct sk_buff *skb,
@@ -53,7 +56,7 @@ static unsigned int empty_hook(void *priv, struct sk_buff *skb,
 
 static atomic64_t tcp_packets;
 
-/* One count for all, as one would write it first. */
+/* The simplest counter: one atomic variable, which all CPUs share. */
 static unsigned int global_hook(void *priv, struct sk_buff *skb,
 				const struct nf_hook_state *state)
 {
@@ -72,38 +75,42 @@ static unsigned int global_hook6(void *priv, struct sk_buff *skb,
 	return NF_ACCEPT;
 }
 
-static int never(struct net *net, struct sock *sk, struct sk_buff *skb)
+/* Where a queued packet would continue. No hook here queues packets. */
+static int never_called(struct net *net, struct sock *sk, struct sk_buff *skb)
 {
 	return 0;
 }
 
-static __always_inline void send_packets(struct bench *bench, u8 pf, u32 count)
+static __always_inline void send_packets(struct bench *bench, u8 pf, u32 packets)
 {
 	struct sk_buff *skb = bench->skb;
 	struct sock *sk = skb->sk;
 	struct net *net = sock_net(sk);
 
-	for (; count; count--) {
+	for (; packets; packets--) {
 		if (nf_hook(pf, NF_INET_LOCAL_OUT, net, sk, skb, NULL,
-			    skb->dev, never) == 1)
+			    skb->dev, never_called) == 1)
 			(void)BPF_CGROUP_RUN_PROG_INET_EGRESS(sk, skb);
 	}
 }
 
-/* The family is a constant wherever the kernel itself calls nf_hook(). */
-static noinline void send(struct bench *bench, u32 count)
+/*
+ * The family is a constant in each call of nf_hook(), as it is where the kernel
+ * itself calls it.
+ */
+static noinline void send(struct bench *bench, u32 packets)
 {
 	if (bench->ipv6)
-		send_packets(bench, NFPROTO_IPV6, count);
+		send_packets(bench, NFPROTO_IPV6, packets);
 	else
-		send_packets(bench, NFPROTO_IPV4, count);
+		send_packets(bench, NFPROTO_IPV4, packets);
 }
 
-/* Sends packets until all have come here that @meet counts. */
-static int wait_for_all(struct bench *bench, u32 meet, u64 *sent)
+/* Sends packets until threads have arrived here @arrivals times in all. */
+static int wait_for_all(struct bench *bench, u32 arrivals, u64 *sent)
 {
 	atomic_inc(&arrived);
-	while ((s32)(atomic_read(&arrived) - meet) < 0) {
+	while ((s32)(atomic_read(&arrived) - arrivals) < 0) {
 		send(bench, 64);
 		*sent += 64;
 		if (fatal_signal_pending(current))
@@ -122,8 +129,8 @@ static int bench_run(struct bench *bench, struct kstat_bench_run *run)
 	if (!bench->skb)
 		return -EINVAL;
 
-	run->sent = run->count;
-	error = wait_for_all(bench, run->meet, &run->sent);
+	run->sent = run->packets;
+	error = wait_for_all(bench, run->arrivals, &run->sent);
 	if (error)
 		return error;
 
@@ -131,21 +138,21 @@ static int bench_run(struct bench *bench, struct kstat_bench_run *run)
 		local_irq_save(flags);
 	ns = ktime_get_ns();
 	cycles = get_cycles();
-	send(bench, run->count);
+	send(bench, run->packets);
 	run->cycles = get_cycles() - cycles;
 	run->ns = ktime_get_ns() - ns;
 	if (run->irqs_off)
 		local_irq_restore(flags);
 
-	/* Who is done first keeps the others company to their end. */
-	return wait_for_all(bench, run->meet + run->threads, &run->sent);
+	/* Threads that are done keep sending, so that all send as long as one is measured. */
+	return wait_for_all(bench, run->arrivals + run->threads, &run->sent);
 }
 
 static void bench_drop_packet(struct bench *bench)
 {
 	if (!bench->skb)
 		return;
-	/* The socket is the descriptor's, not the packet's. */
+	/* bench_release() releases the socket; the packet has no reference to it. */
 	bench->skb->sk = NULL;
 	kfree_skb(bench->skb);
 	bench->skb = NULL;
@@ -183,13 +190,13 @@ static int bench_hook(struct bench *bench, u32 kind)
 	struct net *net = sock_net(bench->socket->sk);
 	int error, i;
 
-	if (kind > KSTAT_BENCH_GLOBAL)
+	if (kind > KSTAT_BENCH_GLOBAL_ATOMIC)
 		return -EINVAL;
 
 	if (bench->hooked)
 		nf_unregister_net_hooks(net, bench->hooks, ARRAY_SIZE(bench->hooks));
 	bench->hooked = false;
-	if (kind == KSTAT_BENCH_NOTHING)
+	if (kind == KSTAT_BENCH_NO_HOOK)
 		return 0;
 
 	for (i = 0; i < ARRAY_SIZE(bench->hooks); i++) {
@@ -200,7 +207,7 @@ static int bench_hook(struct bench *bench, u32 kind)
 			.priority = NF_IP_PRI_LAST,
 		};
 	}
-	if (kind == KSTAT_BENCH_GLOBAL) {
+	if (kind == KSTAT_BENCH_GLOBAL_ATOMIC) {
 		bench->hooks[0].hook = global_hook;
 		bench->hooks[1].hook = global_hook6;
 	}
@@ -244,7 +251,7 @@ static int bench_open(struct inode *inode, struct file *file)
 	if (!bench)
 		return -ENOMEM;
 
-	/* Of the opener's cgroup, and in its network namespace. */
+	/* The socket belongs to the opener's cgroup and network namespace. */
 	error = sock_create(AF_INET, SOCK_DGRAM, IPPROTO_UDP, &bench->socket);
 	if (error) {
 		kfree(bench);
@@ -258,7 +265,7 @@ static int bench_release(struct inode *inode, struct file *file)
 {
 	struct bench *bench = file->private_data;
 
-	bench_hook(bench, KSTAT_BENCH_NOTHING);
+	bench_hook(bench, KSTAT_BENCH_NO_HOOK);
 	bench_drop_packet(bench);
 	sock_release(bench->socket);
 	kfree(bench);
@@ -280,5 +287,5 @@ static struct miscdevice bench_device = {
 };
 module_misc_device(bench_device);
 
-MODULE_DESCRIPTION("What a packet's way past netfilter's hooks costs");
+MODULE_DESCRIPTION("Measures what it costs a packet to pass netfilter hooks");
 MODULE_LICENSE("GPL");

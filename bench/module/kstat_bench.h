@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What /dev/kstat_bench understands; bench/src/device.rs has the same.
+ * The ioctls of /dev/kstat_bench. bench/src/device.rs must have the same
+ * numbers and structs.
  */
 #ifndef KSTAT_BENCH_H
 #define KSTAT_BENCH_H
@@ -8,34 +9,44 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* The packet that is sent from now on: an IP header and what follows. */
+/* KSTAT_BENCH_PACKET sets the packet that later runs send, from the IP header on. */
 struct kstat_bench_packet {
 	__u32 length;
 	__u8 bytes[252];
 };
 
-/* Sends packets. */
+/* KSTAT_BENCH_RUN sends packets and measures how long that takes. */
 struct kstat_bench_run {
-	/* How many are timed. */
-	__u32 count;
-	/* How many threads do this at the same time, each with a descriptor of its own. */
+	/* In: how many packets to send while the time is measured. */
+	__u32 packets;
+	/* In: how many threads run at the same time, each with its own descriptor. */
 	__u32 threads;
-	/* How often threads will have met when all have come; then they are timed. */
-	__u32 meet;
-	/* Whether nothing may interrupt. */
+	/*
+	 * In: the number of arrivals at which the measurement starts. The module
+	 * counts the arrivals of all threads, and never resets that count.
+	 */
+	__u32 arrivals;
+	/* In: whether interrupts are disabled while the time is measured. */
 	__u32 irqs_off;
-	/* How long it took; by get_cycles(), which some machines have not. */
+	/* Out: the time taken. Some machines have no get_cycles(). */
 	__u64 ns;
 	__u64 cycles;
-	/* How many were sent in all, those before and after the timed ones included. */
+	/* Out: all packets sent, including those before and after the measurement. */
 	__u64 sent;
 };
 
-/* What is hooked at NF_INET_LOCAL_OUT, for IPv4 and IPv6, in the descriptor's namespace. */
+/*
+ * KSTAT_BENCH_HOOK registers one of these hooks at NF_INET_LOCAL_OUT, for IPv4
+ * and IPv6, in the network namespace of the descriptor. It removes the hook
+ * that was registered before.
+ */
 enum {
-	KSTAT_BENCH_NOTHING,
+	/* No hook. */
+	KSTAT_BENCH_NO_HOOK,
+	/* A hook that does nothing. */
 	KSTAT_BENCH_EMPTY,
-	KSTAT_BENCH_GLOBAL,
+	/* A hook that counts TCP packets in one variable for all CPUs. */
+	KSTAT_BENCH_GLOBAL_ATOMIC,
 };
 
 #define KSTAT_BENCH_PACKET _IOW('k', 1, struct kstat_bench_packet)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The programs of count_tcp.bpf.c.
+//! The BPF programs of `count_tcp.bpf.c`.
 
 use kstat_tests::guest::file;
 use libbpf_rs::{
@@ -8,18 +8,21 @@ use libbpf_rs::{
 };
 use std::{env, os::fd::AsRawFd, sync::Mutex};
 
+/// `NF_INET_LOCAL_OUT`.
 const LOCAL_OUT: i32 = 3;
+/// `NFPROTO_IPV4`.
 const IPV4: i32 = 2;
+/// `NFPROTO_IPV6`.
 const IPV6: i32 = 10;
 
-/// The programs; each kind is loaded, or there is a reason why not.
+/// The BPF programs by their type. Programs that could not be loaded have the cause instead.
 pub struct Programs {
     netfilter: Result<Object, String>,
     cgroup: Result<Object, String>,
 }
 
 impl Programs {
-    /// Loads them.
+    /// Loads all programs.
     pub fn load() -> Self {
         Self {
             netfilter: load("netfilter_"),
@@ -27,9 +30,9 @@ impl Programs {
         }
     }
 
-    /// Attaches those for netfilter at LOCAL_OUT of the thread's namespace, until what is returned is
-    /// dropped.
-    pub fn hook(&self) -> Result<Vec<Link>, String> {
+    /// Attaches the netfilter programs to LOCAL_OUT in the network namespace of the calling thread,
+    /// until the links are dropped.
+    pub fn attach_to_netfilter(&self) -> Result<Vec<Link>, String> {
         [("netfilter_ipv4", IPV4), ("netfilter_ipv6", IPV6)]
             .into_iter()
             .map(|(name, family)| {
@@ -44,8 +47,8 @@ impl Programs {
             .collect()
     }
 
-    /// Attaches that for the egress of cgroups to the root of all, until what is returned is dropped.
-    pub fn join_root_cgroup(&self) -> Result<Link, String> {
+    /// Attaches the cgroup program to the egress of the root cgroup, until the link is dropped.
+    pub fn attach_to_root_cgroup(&self) -> Result<Link, String> {
         let cgroup = file::reader("/sys/fs/cgroup");
 
         attach(&self.cgroup, "cgroup_egress", |program| {
@@ -53,19 +56,21 @@ impl Programs {
         })
     }
 
-    /// What those for netfilter have counted, if they are loaded.
+    /// Returns how many packets the netfilter programs have counted, if they are loaded.
     pub fn netfilter_packets(&self) -> Option<u64> {
         self.netfilter.as_ref().ok().map(packets)
     }
 
-    /// What that for cgroups has counted, if it is loaded.
+    /// Returns how many packets the cgroup program has counted, if it is loaded.
     pub fn cgroup_packets(&self) -> Option<u64> {
         self.cgroup.as_ref().ok().map(packets)
     }
 }
 
-/// Loads those whose names begin so.
-fn load(names: &str) -> Result<Object, String> {
+/// Loads the programs whose names start with `prefix`.
+///
+/// The error is the first line of the verifier's log, if there is one.
+fn load(prefix: &str) -> Result<Object, String> {
     let path = env::var("KSTAT_BENCH_BPF").unwrap_or_else(|_| {
         panic!("KSTAT_BENCH_BPF does not name the BPF programs: see scripts/bench")
     });
@@ -74,28 +79,35 @@ fn load(names: &str) -> Result<Object, String> {
         .unwrap_or_else(|error| panic!("opening {path}: {error:#}"));
 
     for mut program in object.progs_mut() {
-        let wanted = program.name().to_string_lossy().starts_with(names);
+        let wanted = program.name().to_string_lossy().starts_with(prefix);
         program.set_autoload(wanted);
     }
-    // The verifier says why, and libbpf prints it.
-    static SAID: Mutex<String> = Mutex::new(String::new());
-    let listen = |_, text: String| SAID.lock().expect("nobody failed with it").push_str(&text);
-    SAID.lock().expect("nobody failed with it").clear();
-    let before = libbpf_rs::set_print(Some((PrintLevel::Warn, listen)));
+    // libbpf prints the verifier's log as a warning.
+    static WARNINGS: Mutex<String> = Mutex::new(String::new());
+    let warnings = || WARNINGS.lock().expect("the mutex is not poisoned");
+    let append = |_, text: String| {
+        WARNINGS
+            .lock()
+            .expect("the mutex is not poisoned")
+            .push_str(&text)
+    };
+    warnings().clear();
+    let print_before = libbpf_rs::set_print(Some((PrintLevel::Warn, append)));
     let loaded = object.load();
-    libbpf_rs::set_print(before);
+    libbpf_rs::set_print(print_before);
     loaded.map_err(|error| {
-        let said = SAID.lock().expect("nobody failed with it");
-        let mut because = said
+        let warnings = warnings();
+        let mut verifier_log = warnings
             .lines()
             .skip_while(|line| !line.contains("BEGIN PROG LOAD LOG"));
         format!(
             "it could not be loaded: {}",
-            because.nth(1).map_or(error.to_string(), str::to_owned)
+            verifier_log.nth(1).map_or(error.to_string(), str::to_owned)
         )
     })
 }
 
+/// Attaches the program `name` of `object` by `attach`.
 fn attach(
     object: &Result<Object, String>,
     name: &str,
@@ -110,12 +122,12 @@ fn attach(
     attach(&program).map_err(|error| format!("it could not be attached: {error:#}"))
 }
 
-/// What the programs of an object have counted.
+/// Returns how many packets the programs of `object` have counted on all CPUs.
 fn packets(object: &Object) -> u64 {
     let map = object
         .maps()
         .find(|map| map.name() == "packets")
-        .expect("there is such a map");
+        .expect("count_tcp.bpf.c has a map of this name");
 
     map.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
         .expect("the map can be read")

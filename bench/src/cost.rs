@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a packet costs, with one after the other counting it, in rounds.
+//! The cost of a packet, with each subject in turn, in rounds.
 
 use crate::{
     bpf,
     device::{self, Device, Run},
-    figure::{NotRun, Of, Part, Point, Samples},
-    subject::{Counting, Stage, Subject},
+    measurement::{Measurements, NotRun, Quantity, Samples, ScalePoint},
+    subject::{ActiveSubject, Subject, Testbed},
 };
 use kstat_tests::guest::{cpu, exclusive::KernelLock, link, module::Kstat, netns::Netns, packet};
 use nix::sched::{unshare, CloneFlags};
@@ -18,16 +18,16 @@ use std::{
     time::Instant,
 };
 
-/// Where, and so how, it is measured.
+/// The kind of guest, which decides how the cost is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Place {
-    /// In nanoseconds.
+pub enum Environment {
+    /// User-mode Linux: nanoseconds.
     Uml,
-    /// In instructions: each takes a cycle there.
+    /// QEMU with `-icount`, where each instruction takes one cycle: instructions.
     Icount,
 }
 
-impl Place {
+impl Environment {
     pub fn name(self) -> &'static str {
         match self {
             Self::Uml => "uml",
@@ -42,9 +42,11 @@ impl Place {
         }
     }
 
-    /// On which CPUs there are threads: all that are tried, in one round. What is one thread's is so on
-    /// each of the CPUs that two have, as a CPU of a virtual machine may be slower than its neighbour.
-    fn threads(self) -> &'static [&'static [usize]] {
+    /// Returns the sets of CPUs that each round measures. There is one thread on each CPU of a set.
+    ///
+    /// One thread is measured on each of the CPUs that two threads use, because one CPU of a
+    /// virtual machine may be slower than another.
+    fn cpu_sets(self) -> &'static [&'static [usize]] {
         match self {
             Self::Uml => &[&[0], &[0, 1], &[1]],
             Self::Icount => &[&[0]],
@@ -52,26 +54,36 @@ impl Place {
     }
 }
 
-/// See [`step()`]; told by each guest.
-pub const STEP: &str = "a step of a loop that touches no memory";
+/// The name of the result of [`nanoseconds_per_iteration`], which each guest of
+/// [`Environment::Uml`] reports.
+pub const CPU_SPEED: &str = "an iteration of a loop that accesses no memory";
 pub const BEFORE_LOADING: &str = "a packet before kstat is loaded";
 pub const LOADED: &str = "a packet when kstat is loaded";
-pub const STOPPED: &str = "a packet when kstat was started and stopped";
+pub const STOPPED: &str = "a packet when kstat has been started and stopped";
 
-/// What is sent, by the name that results have.
-pub fn packets() -> [(&'static str, Vec<u8>, bool); 4] {
-    // Padding.
-    let options: [(u8, &[u8]); 1] = [(packet::DESTINATION, &[1, 4, 0, 0, 0, 0])];
+/// A packet that is sent, from the IP header on.
+pub struct TestPacket {
+    /// The name that results and tables have.
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    pub is_tcp: bool,
+}
+
+/// Returns all packets whose cost is measured.
+pub fn packets() -> [TestPacket; 4] {
+    let padding: [(u8, &[u8]); 1] = [(packet::DESTINATION, &[1, 4, 0, 0, 0, 0])];
+    let with_destination_options = packet::ipv6(&padding, packet::TCP, &packet::segment(9));
+    let packet = |name, bytes, is_tcp| TestPacket {
+        name,
+        bytes,
+        is_tcp,
+    };
 
     [
-        ("ipv4-tcp", packet::tcp4(), true),
-        ("ipv6-tcp", packet::tcp6(), true),
-        (
-            "ipv6-tcp-ext",
-            packet::ipv6(&options, packet::TCP, &packet::segment(9)),
-            true,
-        ),
-        (
+        packet("ipv4-tcp", packet::tcp4(), true),
+        packet("ipv6-tcp", packet::tcp6(), true),
+        packet("ipv6-tcp-ext", with_destination_options, true),
+        packet(
             "ipv4-udp",
             packet::ipv4(packet::UDP, &packet::datagram(9)),
             false,
@@ -79,64 +91,68 @@ pub fn packets() -> [(&'static str, Vec<u8>, bool); 4] {
     ]
 }
 
-/// How long a step of a loop takes that touches no memory, on that CPU: how fast that is just now.
-pub fn step(cpu: usize) -> f64 {
-    const STEPS: u32 = 100_000;
+/// Measures how fast `cpu` is at the moment: the time of an iteration of a loop that accesses no
+/// memory.
+pub fn nanoseconds_per_iteration(cpu: usize) -> f64 {
+    const ITERATIONS: u32 = 100_000;
 
     thread::scope(|scope| {
-        let steps = scope.spawn(|| {
+        let time = scope.spawn(|| {
             cpu::stay_on(cpu);
             let start = Instant::now();
-            let last = (0..STEPS).fold(black_box(1u64), |x, _| {
+            let last = (0..ITERATIONS).fold(black_box(1u64), |x, _| {
                 x.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7)
             });
             black_box(last);
-            start.elapsed().as_nanos() as f64 / f64::from(STEPS)
+            start.elapsed().as_nanos() as f64 / f64::from(ITERATIONS)
         });
-        steps.join().expect("it did not fail")
+        time.join().expect("the loop failed")
     })
 }
 
-/// Senders of one packet, one for each CPU that there may be.
+/// Devices that send the same packet, one for each thread.
 pub struct Senders {
     devices: Vec<Device>,
 }
 
 impl Senders {
-    pub fn new(net: &Netns, packet: &[u8], threads: usize) -> Self {
+    /// Opens `threads` devices in a network namespace, to send `packet`.
+    pub fn new(net: &Netns, packet: &TestPacket, threads: usize) -> Self {
         Self {
             devices: (0..threads)
-                .map(|_| Device::with_packet(net, packet))
+                .map(|_| Device::with_packet(net, &packet.bytes))
                 .collect(),
         }
     }
 
-    /// What a packet takes when one thread sends so many, on that CPU.
-    pub fn cost(&self, place: Place, cpu: usize, count: u32) -> f64 {
-        self.costs(place, &[cpu], count).0[0]
+    /// Measures a packet, while one thread sends `packets` packets on `cpu`.
+    pub fn cost(&self, environment: Environment, cpu: usize, packets: u32) -> f64 {
+        self.costs(environment, &[cpu], packets).0[0]
     }
 
-    /// What a packet takes, for each of the threads that send so many at the same time, each on its CPU; and
-    /// how many were sent in all.
-    fn costs(&self, place: Place, cpus: &[usize], count: u32) -> (Vec<f64>, u64) {
-        let packets = f64::from(count);
+    /// Measures a packet, while one thread on each of `cpus` sends `packets` packets.
+    ///
+    /// Returns the cost of a packet for each thread, and how many packets all threads sent,
+    /// including those before and after the measurement.
+    fn costs(&self, environment: Environment, cpus: &[usize], packets: u32) -> (Vec<f64>, u64) {
+        let per_packet = |total: u64| total as f64 / f64::from(packets);
         let sent = |runs: &[Run]| runs.iter().map(|run| run.sent).sum::<u64>();
 
-        match place {
-            Place::Uml => {
-                let runs = self.run(cpus, count, false);
-                let costs = runs.iter().map(|run| run.ns as f64 / packets).collect();
+        match environment {
+            Environment::Uml => {
+                let runs = self.run(cpus, packets, false);
+                let costs = runs.iter().map(|run| per_packet(run.ns)).collect();
 
                 (costs, sent(&runs))
             }
-            Place::Icount => {
-                // What the call itself takes is in both.
-                let once = self.run(cpus, count, true);
-                let twice = self.run(cpus, 2 * count, true);
+            Environment::Icount => {
+                // The difference of two runs does not have the cost of the call itself.
+                let once = self.run(cpus, packets, true);
+                let twice = self.run(cpus, 2 * packets, true);
                 let costs = once
                     .iter()
                     .zip(&twice)
-                    .map(|(once, twice)| (twice.cycles - once.cycles) as f64 / packets)
+                    .map(|(once, twice)| per_packet(twice.cycles - once.cycles))
                     .collect();
 
                 (costs, sent(&once) + sent(&twice))
@@ -144,16 +160,18 @@ impl Senders {
         }
     }
 
-    fn run(&self, cpus: &[usize], count: u32, irqs_off: bool) -> Vec<Run> {
-        // How often threads have met, in all runs so far.
-        static MET: AtomicU32 = AtomicU32::new(0);
+    /// Sends `packets` packets from one thread on each of `cpus`, at the same time.
+    fn run(&self, cpus: &[usize], packets: u32, irqs_off: bool) -> Vec<Run> {
+        // The arrivals that the kernel module has counted when all runs so far are over. Each
+        // thread arrives twice in a run: before the measurement and after it.
+        static ARRIVALS: AtomicU32 = AtomicU32::new(0);
 
         let threads = cpus.len() as u32;
-        let meet = MET.fetch_add(2 * threads, Ordering::SeqCst) + threads;
-        let how = Run {
-            count,
+        let arrivals = ARRIVALS.fetch_add(2 * threads, Ordering::SeqCst) + threads;
+        let parameters = Run {
+            packets,
             threads,
-            meet,
+            arrivals,
             irqs_off: irqs_off.into(),
             ..Run::default()
         };
@@ -164,7 +182,7 @@ impl Senders {
                 .map(|(&cpu, device)| {
                     scope.spawn(move || {
                         cpu::stay_on(cpu);
-                        device.run(how)
+                        device.run(parameters)
                     })
                 })
                 .collect();
@@ -177,25 +195,30 @@ impl Senders {
     }
 }
 
-/// Measures all subjects, packets and numbers of threads, in so many rounds, of so many packets each: in
-/// each round there is a sample for each thread.
-pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
-    device::load();
+/// Measures all subjects with all packets and numbers of threads, by `packets` packets in each of
+/// `rounds` rounds.
+///
+/// Each round has a sample for each thread.
+pub fn measure(environment: Environment, rounds: usize, packets: u32) -> Measurements {
+    device::load_module();
     let lock = KernelLock::take();
-    // This thread stays in there.
+    // This thread stays in the new namespace.
     unshare(CloneFlags::CLONE_NEWNET)
         .unwrap_or_else(|error| panic!("making a network namespace: {error}"));
     let net = Netns::current();
     link::set_up("lo");
-    let most = place
-        .threads()
+    let max_threads = environment
+        .cpu_sets()
         .iter()
         .map(|cpus| cpus.len())
         .max()
-        .expect("some");
-    let senders = packets().map(|(name, bytes, tcp)| (name, Senders::new(&net, &bytes, most), tcp));
+        .expect("there is a set of CPUs");
+    let senders = self::packets().map(|packet| {
+        let senders = Senders::new(&net, &packet, max_threads);
+        (packet, senders)
+    });
 
-    let cost = || senders[0].1.cost(place, 0, count);
+    let cost = || senders[0].1.cost(environment, 0, packets);
     let before = cost();
     let kstat = Kstat::load(&lock, "counter=1");
     let loaded = cost();
@@ -203,20 +226,21 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     kstat.stop();
     let stopped = cost();
     let mut points = vec![];
-    // One sample of nanoseconds says nothing.
-    if place == Place::Icount {
-        for (what, cost) in [
+    // A single sample is exact in instructions, but not in nanoseconds.
+    if environment == Environment::Icount {
+        for (name, cost) in [
             (BEFORE_LOADING, before),
             (LOADED, loaded),
             (STOPPED, stopped),
         ] {
-            points.push(Point::new(what, place.unit(), "rounds", 1, vec![cost]));
+            let unit = environment.unit();
+            points.push(ScalePoint::new(name, unit, "rounds", 1, vec![cost]));
         }
     }
 
     let bpf = bpf::Programs::load();
     let device = Device::open(&net);
-    let stage = Stage {
+    let testbed = Testbed {
         net: &net,
         kstat: &kstat,
         bpf: &bpf,
@@ -224,51 +248,56 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
     };
     let mut samples: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
     let mut causes: BTreeMap<usize, String> = BTreeMap::new();
-    let mut speed = vec![];
+    let mut cpu_speed = vec![];
     for round in 0..rounds {
-        eprintln!("bench: {}: round {} of {rounds}", place.name(), round + 1);
-        speed.extend([step(0), step(most - 1)]);
-        // Each round begins with another, so that nobody always comes after the same.
+        eprintln!(
+            "bench: {}: round {} of {rounds}",
+            environment.name(),
+            round + 1
+        );
+        cpu_speed.extend([0, max_threads - 1].map(nanoseconds_per_iteration));
+        // Each round begins with another subject.
         for i in 0..Subject::ALL.len() {
             let i = (i + round) % Subject::ALL.len();
-            let counting = match Counting::new(&stage, Subject::ALL[i]) {
-                Ok(counting) => counting,
+            let subject = match ActiveSubject::new(&testbed, Subject::ALL[i]) {
+                Ok(subject) => subject,
                 Err(cause) => {
                     causes.insert(i, cause);
                     continue;
                 }
             };
 
-            let before = counting.packets();
+            let before = subject.packets();
             let mut tcp_packets = 0;
-            for (p, (_, senders, tcp)) in senders.iter().enumerate() {
-                for cpus in place.threads() {
-                    let (costs, sent) = senders.costs(place, cpus, count);
+            for (p, (packet, senders)) in senders.iter().enumerate() {
+                for cpus in environment.cpu_sets() {
+                    let (costs, sent) = senders.costs(environment, cpus, packets);
 
-                    tcp_packets += if *tcp { sent } else { 0 };
+                    tcp_packets += if packet.is_tcp { sent } else { 0 };
                     samples.entry((i, p, cpus.len())).or_default().extend(costs);
                 }
             }
-            if let Some((after, before)) = counting.packets().zip(before) {
+            if let Some((after, before)) = subject.packets().zip(before) {
                 let name = Subject::ALL[i].name();
-                assert_eq!(after - before, tcp_packets, "what {name} counted");
+                assert_eq!(after - before, tcp_packets, "packets that {name} counted");
             }
         }
     }
 
-    if place == Place::Uml {
-        points.push(Point::new(STEP, place.unit(), "guests", 0, speed));
+    if environment == Environment::Uml {
+        let unit = environment.unit();
+        points.push(ScalePoint::new(CPU_SPEED, unit, "guest", 0, cpu_speed));
     }
-    Part {
+    Measurements {
         samples: samples
             .into_iter()
             .map(|((i, p, threads), samples)| Samples {
-                of: Of {
+                quantity: Quantity {
                     subject: Subject::ALL[i].name().to_owned(),
-                    place: place.name().to_owned(),
-                    unit: place.unit().to_owned(),
+                    environment: environment.name().to_owned(),
+                    unit: environment.unit().to_owned(),
                     threads: threads as u32,
-                    packet: senders[p].0.to_owned(),
+                    packet: senders[p].0.name.to_owned(),
                 },
                 rounds,
                 samples,
@@ -278,7 +307,7 @@ pub fn measure(place: Place, rounds: usize, count: u32) -> Part {
             .into_iter()
             .map(|(i, cause)| NotRun {
                 subject: Subject::ALL[i].name().to_owned(),
-                place: place.name().to_owned(),
+                environment: environment.name().to_owned(),
                 cause,
             })
             .collect(),

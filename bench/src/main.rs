@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What counting costs a packet, beside what else counts: scripts/bench runs this, in guests first.
+//! Measures what counting costs a packet, with kstat and with other counters.
+//!
+//! `scripts/bench` runs this program in several guests, which write what they measured to files,
+//! and then outside of them, to make a report of these files.
 
 mod bpf;
 mod chart;
 mod cost;
 mod device;
-mod figure;
+mod measurement;
 mod memory;
 mod nftables;
 mod report;
+mod results;
 mod scale;
 mod subject;
 mod traffic;
 
 use clap::{Parser, Subcommand};
-use cost::Place;
-use figure::Part;
+use cost::Environment;
+use measurement::Measurements;
+use results::Results;
 use std::{fs, path::PathBuf};
 
-/// Measures what counting costs a packet, beside what else counts.
+/// Measures what counting costs a packet, with kstat and with other counters.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -28,64 +33,84 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// In a guest: what a packet costs.
+    /// In a guest: the cost of a packet.
     Cost {
-        place: Place,
+        environment: Environment,
         rounds: usize,
-        /// How many packets are sent in a round.
+        /// How many packets to send in a round.
         packets: u32,
-        /// Where to write what was found.
-        part: PathBuf,
+        /// The file to write the measurements to.
+        output: PathBuf,
     },
-    /// In a guest of user-mode Linux: how that grows.
-    Scale { rounds: usize, part: PathBuf },
-    /// In a guest that counts instructions: what its CPUs make more, reading nout above all.
-    Cpus { rounds: usize, part: PathBuf },
-    /// In a guest: what whole connections feel.
-    Traffic { rounds: usize, part: PathBuf },
-    /// Puts together what guests have found: results.json, scale.json, table.md and chart.svg in a
-    /// folder.
+    /// In a user-mode Linux guest: the cost of a packet, of start and of stop, by N and by the
+    /// number of network namespaces.
+    Scale {
+        rounds: usize,
+        /// The file to write the measurements to.
+        output: PathBuf,
+    },
+    /// In a guest that counts instructions: the cost of reading nout, and memory, by number of
+    /// CPUs.
+    Cpus {
+        rounds: usize,
+        /// The file to write the measurements to.
+        output: PathBuf,
+    },
+    /// In a guest: the throughput of iperf3, and the rate of short connections.
+    Traffic {
+        rounds: usize,
+        /// The file to write the measurements to.
+        output: PathBuf,
+    },
+    /// Makes a report of what the guests measured: results.json, scale.json, table.md and
+    /// chart.svg.
     Report {
+        /// The folder to write the report to.
         folder: PathBuf,
-        parts: Vec<PathBuf>,
+        /// The files that the guests wrote.
+        inputs: Vec<PathBuf>,
     },
 }
 
 fn main() {
-    let (found, path) = match Arguments::parse().command {
+    let (measurements, output) = match Arguments::parse().command {
         Command::Cost {
-            place,
+            environment,
             rounds,
             packets,
-            part,
-        } => (cost::measure(place, rounds, packets), part),
-        Command::Scale { rounds, part } => (scale::measure(rounds), part),
-        Command::Cpus { rounds, part } => (scale::measure_cpus(rounds), part),
-        Command::Traffic { rounds, part } => (traffic::measure(rounds), part),
-        Command::Report { folder, parts } => return report::write(&folder, read(&parts)),
+            output,
+        } => (cost::measure(environment, rounds, packets), output),
+        Command::Scale { rounds, output } => (scale::measure(rounds), output),
+        Command::Cpus { rounds, output } => (scale::measure_by_cpus(rounds), output),
+        Command::Traffic { rounds, output } => (traffic::measure(rounds), output),
+        Command::Report { folder, inputs } => {
+            return report::write(&folder, &Results::new(read_all(&inputs)))
+        }
     };
-    let text = serde_json::to_string_pretty(&found).expect("it can be written down");
+    let text =
+        serde_json::to_string_pretty(&measurements).expect("measurements can be written as JSON");
 
-    fs::write(&path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+    fs::write(&output, text)
+        .unwrap_or_else(|error| panic!("writing {}: {error}", output.display()));
 }
 
-/// All of what was found, in one.
-fn read(parts: &[PathBuf]) -> Part {
-    let mut all = Part::default();
+/// Reads the files that the guests wrote.
+fn read_all(inputs: &[PathBuf]) -> Measurements {
+    let mut all = Measurements::default();
 
-    for path in parts {
+    for path in inputs {
         let text = fs::read_to_string(path)
             .unwrap_or_else(|error| panic!("reading {}: {error}", path.display()));
-        let part: Part = serde_json::from_str(&text)
+        let one: Measurements = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 
-        all.samples.extend(part.samples);
-        for not_run in part.not_run {
+        all.samples.extend(one.samples);
+        for not_run in one.not_run {
             if !all.not_run.contains(&not_run) {
                 all.not_run.push(not_run);
             }
         }
-        all.points.extend(part.points);
+        all.points.extend(one.points);
     }
     all
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much memory something takes for each network namespace, to the byte: the kernel's tracepoints tell
-//! what is allocated, and where (`Documentation/trace/events.rst`).
+//! How much memory an operation allocates for each network namespace, to the byte.
+//!
+//! The kernel's tracepoints show each allocation: its size and its call site
+//! (`Documentation/trace/events.rst`).
 
 use kstat_tests::guest::{file, netns::Netns};
 use nix::unistd::gettid;
@@ -12,84 +14,93 @@ const TRACING: &str = "/sys/kernel/tracing";
 const EVENTS: [&str; 3] = [
     "kmem/kmalloc",
     "kmem/kmem_cache_alloc",
-    // This one tells the bytes of all possible CPUs.
+    // Shows the bytes for all possible CPUs together.
     "percpu/percpu_alloc_percpu",
 ];
 
-/// What a place in the kernel has allocated.
+/// The allocations of one call site.
 #[derive(Clone, Copy, Debug, Default)]
-struct Allocated {
-    times: u64,
+struct Allocations {
+    count: u64,
     bytes: u64,
 }
 
-/// How many bytes more `work` allocates for each namespace more. What it returns is dropped.
+/// Returns how many bytes `work` allocates for each network namespace that exists. Drops the
+/// results of `work`.
 #[track_caller]
-pub fn of_a_namespace<T>(work: impl Fn() -> T) -> u64 {
-    // More than there are allocations that have nothing to do with namespaces and happen to be
-    // more the second time.
-    const MORE: u64 = 100;
+pub fn bytes_per_namespace<T>(work: impl Fn() -> T) -> u64 {
+    // The number of other allocations of a call site differs from one call of `work` to the next,
+    // but by less than this.
+    const NAMESPACES: u64 = 100;
 
-    // What is allocated once, for whoever is the first to do this, is no matter of ours.
+    // The first call makes allocations that no later call makes.
     drop(work());
-    let few = allocated(&work);
-    let _namespaces: Vec<_> = (0..MORE).map(|_| Netns::new()).collect();
-    let many = allocated(&work);
+    let before = allocations(&work);
+    let _namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::new()).collect();
+    let after = allocations(&work);
 
-    many.iter()
-        .filter_map(|(place, many)| {
-            let few = few.get(place).copied().unwrap_or_default();
+    after
+        .iter()
+        .filter_map(|(call_site, after)| {
+            let before = before.get(call_site).copied().unwrap_or_default();
 
-            (many.times >= few.times + MORE).then(|| {
-                let more = many.bytes - few.bytes;
-                assert_eq!(more % MORE, 0, "{place} allocates for some namespaces only");
-                more / MORE
+            (after.count >= before.count + NAMESPACES).then(|| {
+                let bytes = after.bytes - before.bytes;
+                assert_eq!(
+                    bytes % NAMESPACES,
+                    0,
+                    "{call_site} allocates for some namespaces only"
+                );
+                bytes / NAMESPACES
             })
         })
         .sum()
 }
 
-/// What this thread allocates in `work`, by the place.
+/// Returns what the calling thread allocates in `work`, by call site.
 #[track_caller]
-fn allocated<T>(work: impl Fn() -> T) -> BTreeMap<String, Allocated> {
+fn allocations<T>(work: impl Fn() -> T) -> BTreeMap<String, Allocations> {
     let set = |name: &str, value: &str| file::set(&format!("{TRACING}/{name}"), value);
-    let switch = |on| {
+    let enable_events = |value| {
         for event in EVENTS {
-            set(&format!("events/{event}/enable"), on);
+            set(&format!("events/{event}/enable"), value);
         }
     };
 
     set("set_event_pid", &gettid().to_string());
     set("buffer_size_kb", "8192");
-    // That empties it.
-    File::create(format!("{TRACING}/trace")).expect("emptying the trace");
-    switch("1");
+    // Opening the file with O_TRUNC clears the trace.
+    File::create(format!("{TRACING}/trace")).expect("clearing the trace");
+    enable_events("1");
     let result = work();
-    switch("0");
+    enable_events("0");
     drop(result);
 
-    let mut allocated = BTreeMap::<_, Allocated>::new();
+    let mut allocations = BTreeMap::<_, Allocations>::new();
     for line in file::read(&format!("{TRACING}/trace")).lines() {
-        assert!(!line.contains("LOST"), "the buffer was too small: {line}");
+        assert!(
+            !line.contains("LOST"),
+            "the trace buffer was too small: {line}"
+        );
         if line.starts_with('#') {
             continue;
         }
-        let bytes: u64 = word(line, "bytes_alloc")
+        let bytes: u64 = field(line, "bytes_alloc")
             .parse()
             .unwrap_or_else(|error| panic!("bytes_alloc in {line:?}: {error}"));
-        let at = allocated
-            .entry(word(line, "call_site").to_owned())
+        let call_site = allocations
+            .entry(field(line, "call_site").to_owned())
             .or_default();
 
-        at.times += 1;
-        at.bytes += bytes;
+        call_site.count += 1;
+        call_site.bytes += bytes;
     }
-    allocated
+    allocations
 }
 
-/// What comes after `name=`.
+/// Returns the value of the field `name` in a line of the trace, which has it as `name=value`.
 #[track_caller]
-fn word<'l>(line: &'l str, name: &str) -> &'l str {
+fn field<'l>(line: &'l str, name: &str) -> &'l str {
     let mut words = line.split([' ', ',']);
 
     words

@@ -1,110 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for machines and for people from what was found, and whether it is as it should be.
+//! The report: results as JSON, tables and a chart, and whether the claims about kstat hold.
 
 use crate::{
     chart, cost,
-    figure::{Figure, NotRun, Part, Point, Spread},
+    measurement::{Quartiles, Summary},
+    results::{ratio, Results},
+    scale,
     subject::Subject,
 };
 use serde::Serialize;
 use std::{fs, path::Path};
 
-/// Writes the files; prints the tables, and whether what has to hold does.
-pub fn write(folder: &Path, mut part: Part) {
-    // A guest does not know which it is.
-    let told = part.points.iter_mut();
-    for (number, point) in (1..).zip(told.filter(|point| point.what == cost::STEP)) {
-        point.number = number;
-    }
-    let results = Results {
-        figures: Figure::all(part.samples),
-        not_run: part.not_run,
-        points: part.points,
-    };
-    let tables = tables(&results);
+/// Writes the files of the report to `folder`, and prints the tables.
+pub fn write(folder: &Path, results: &Results) {
+    let tables = tables(results);
 
-    save(&folder.join("results.json"), &json(&results.figures));
+    save(&folder.join("results.json"), &json(&results.summaries));
     save(&folder.join("scale.json"), &json(&results.points));
     save(&folder.join("table.md"), &tables);
-    save(&folder.join("chart.svg"), &chart::draw(&results));
+    save(&folder.join("chart.svg"), &chart::draw(results));
     println!("{tables}");
 }
 
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("it can be written down")
+    serde_json::to_string_pretty(value).expect("results can be written as JSON")
 }
 
 fn save(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
 }
 
-/// All there is, to look some up.
-pub struct Results {
-    figures: Vec<Figure>,
-    not_run: Vec<NotRun>,
-    points: Vec<Point>,
-}
-
-impl Results {
-    fn figure(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<&Figure> {
-        self.figures.iter().find(|Figure { of, .. }| {
-            of.subject == subject
-                && of.place == place
-                && of.packet == packet
-                && of.threads == threads
-        })
-    }
-
-    /// What the subject adds to what a packet costs with nothing hooked, in each round.
-    fn costs(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<Vec<f64>> {
-        let with = self.figure(subject, place, packet, threads)?;
-        let without = self.figure("none", place, packet, threads)?;
-
-        Some(each(&with.samples, &without.samples, |with, without| {
-            with - without
-        }))
-    }
-
-    /// The middle of that.
-    pub fn cost(&self, subject: &str, place: &str, packet: &str, threads: u32) -> Option<f64> {
-        let costs = self.costs(subject, place, packet, threads)?;
-
-        Some(Spread::of(costs).median)
-    }
-
-    /// What was found of `what`, against more and more of `against`.
-    fn points<'a>(&'a self, what: &'a str, against: &'a str) -> impl Iterator<Item = &'a Point> {
-        self.points
-            .iter()
-            .filter(move |point| point.what == what && point.against == against)
-    }
-
-    /// The last of these: that with the most.
-    fn most(&self, what: &str, against: &str) -> Option<f64> {
-        self.points(what, against)
-            .last()
-            .map(|point| point.spread.median)
-    }
-}
-
-/// Combines what two have found in the same rounds.
-fn each(these: &[f64], those: &[f64], combine: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-    assert_eq!(these.len(), those.len(), "they had other rounds");
-    these
-        .iter()
-        .zip(those)
-        .map(|(this, that)| combine(*this, *that))
-        .collect()
-}
-
-/// How many times as much these are as those, by the rounds.
-fn ratio(these: Option<Vec<f64>>, those: Option<Vec<f64>>) -> Option<Spread> {
-    Some(Spread::of(each(&these?, &those?, |this, that| this / that)))
-}
-
-/// The machine; what packets cost with each subject, in a table of IPv4's for the README and in those of all; who
-/// did not run; what has to hold; and what grows.
+/// Returns all tables, in Markdown.
+///
+/// They are: the machine, a short table of costs for the README, all costs, the subjects that did
+/// not run, the claims, and the measurements by a parameter.
 fn tables(results: &Results) -> String {
     let short = [
         ("uml", 1, "ipv4-tcp"),
@@ -112,39 +42,46 @@ fn tables(results: &Results) -> String {
         ("icount", 1, "ipv4-tcp"),
         ("icount", 1, "ipv4-udp"),
     ];
-    let all = |place, threads| cost::packets().map(|packet| (place, threads, packet.0));
+    let all_packets =
+        |environment, threads| cost::packets().map(|packet| (environment, threads, packet.name));
     let mut text = machine();
 
-    text.push_str(&table(results, &short, false));
-    for columns in [all("uml", 1), all("uml", 2), all("icount", 1)] {
+    text.push_str(&cost_table(results, &short, false));
+    for columns in [
+        all_packets("uml", 1),
+        all_packets("uml", 2),
+        all_packets("icount", 1),
+    ] {
         text.push('\n');
-        text.push_str(&table(results, &columns, true));
+        text.push_str(&cost_table(results, &columns, true));
     }
     for not_run in &results.not_run {
         text.push_str(&format!(
             "\n{} did not run on {}: {}\n",
-            not_run.subject, not_run.place, not_run.cause
+            not_run.subject, not_run.environment, not_run.cause
         ));
     }
-    text.push_str("\n| | | has to be | |\n| --- | ---: | --- | --- |\n");
+    text.push_str("\n| claim | measured | expected | |\n| --- | ---: | --- | --- |\n");
     for claim in claims(results) {
         text.push_str(&claim.row());
     }
-    text.push_str("\n| | against | of these | |\n| --- | --- | ---: | ---: |\n");
+    text.push_str(
+        "\n| measurement | parameter | value | measured |\n| --- | --- | ---: | ---: |\n",
+    );
     for point in &results.points {
         text.push_str(&format!(
             "| {} | {} | {} | {} {} |\n",
-            point.what,
-            point.against,
-            point.number,
-            with_spread(&point.spread),
+            point.name,
+            point.parameter,
+            point.parameter_value,
+            with_quartiles(&point.quartiles),
             point.unit
         ));
     }
     text
 }
 
-/// What all this is measured on.
+/// Returns a line about the machine and its kernels.
 fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
@@ -165,12 +102,13 @@ fn machine() -> String {
     )
 }
 
-/// A table in Markdown, with these columns.
-fn table(results: &Results, columns: &[(&str, u32, &str)], spread: bool) -> String {
+/// Returns a table with a row for each subject, and a column for each environment, number of
+/// threads and packet in `columns`.
+fn cost_table(results: &Results, columns: &[(&str, u32, &str)], show_quartiles: bool) -> String {
     let mut rows = vec![String::from("| |"), String::from("| --- |")];
 
-    for (place, threads, packet) in columns {
-        let unit = if *place == "uml" {
+    for (environment, threads, packet) in columns {
+        let unit = if *environment == "uml" {
             "ns"
         } else {
             "instructions"
@@ -181,14 +119,20 @@ fn table(results: &Results, columns: &[(&str, u32, &str)], spread: bool) -> Stri
     }
     for subject in Subject::ALL {
         let mut row = format!("| {} |", subject.name());
-        for (place, threads, packet) in columns {
-            let cell = match results.figure(subject.name(), place, packet, *threads) {
-                Some(figure) if spread && *place == "uml" => {
-                    let Spread { median, low, high } = figure.spread;
-                    format!(" {median:.1} ({low:.1} to {high:.1}) |")
+        for (environment, threads, packet) in columns {
+            let cell = match results.summary(subject.name(), environment, packet, *threads) {
+                Some(summary) if show_quartiles && *environment == "uml" => {
+                    let Quartiles {
+                        lower,
+                        median,
+                        upper,
+                    } = summary.quartiles;
+                    format!(" {median:.1} ({lower:.1} to {upper:.1}) |")
                 }
-                Some(figure) if *place == "uml" => format!(" {:.1} |", figure.spread.median),
-                Some(figure) => format!(" {} |", figure.spread.median),
+                Some(summary) if *environment == "uml" => {
+                    format!(" {:.1} |", summary.quartiles.median)
+                }
+                Some(summary) => format!(" {} |", summary.quartiles.median),
                 None => " not run |".to_owned(),
             };
             row.push_str(&cell);
@@ -198,133 +142,147 @@ fn table(results: &Results, columns: &[(&str, u32, &str)], spread: bool) -> Stri
     rows.join("\n") + "\n"
 }
 
-/// What has to hold of a number.
+/// The values of a measurement for which a claim holds.
 enum Bound {
     AtMost(f64),
     AtLeast(f64),
-    /// It is the same as 1, as far as can be told.
+    /// 1 lies between the quartiles, so no difference from 1 was seen.
     One,
 }
 
-/// Something that is said of kstat, and what was found.
+/// A claim about kstat, and what was measured.
 struct Claim {
-    what: &'static str,
-    found: Option<Spread>,
+    text: &'static str,
+    measured: Option<Quartiles>,
     bound: Bound,
 }
 
 impl Claim {
+    /// Returns the row of the table of claims.
     fn row(&self) -> String {
         let bound = match self.bound {
-            Bound::AtMost(most) => format!("at most {most}"),
-            Bound::AtLeast(least) => format!("at least {least}"),
-            Bound::One => "1, within the spread".to_owned(),
+            Bound::AtMost(bound) => format!("at most {bound}"),
+            Bound::AtLeast(bound) => format!("at least {bound}"),
+            Bound::One => "1, within the quartiles".to_owned(),
         };
-        let (found, verdict) = match self.found {
+        let (measured, verdict) = match self.measured {
             None => ("not measured".to_owned(), ""),
-            Some(found) => {
+            Some(quartiles) => {
                 let holds = match self.bound {
-                    Bound::AtMost(most) => found.median <= most,
-                    Bound::AtLeast(least) => found.median >= least,
-                    Bound::One => found.low <= 1.0 && 1.0 <= found.high,
+                    Bound::AtMost(bound) => quartiles.median <= bound,
+                    Bound::AtLeast(bound) => quartiles.median >= bound,
+                    Bound::One => quartiles.lower <= 1.0 && 1.0 <= quartiles.upper,
                 };
                 let verdict = if holds { "holds" } else { "**DOES NOT HOLD**" };
-                (with_spread(&found), verdict)
+                (with_quartiles(&quartiles), verdict)
             }
         };
 
-        format!("| {} | {found} | {bound} | {verdict} |\n", self.what)
+        format!("| {} | {measured} | {bound} | {verdict} |\n", self.text)
     }
 }
 
-/// All that has to hold.
+/// Returns all claims about kstat.
 fn claims(results: &Results) -> Vec<Claim> {
     let costs = |subject, packet, threads| results.costs(subject, "uml", packet, threads);
-    let instructions = |subject, packet| results.cost(subject, "icount", packet, 1);
-    let more_than_empty = |packet| {
+    let instructions = |subject, packet| results.median_cost(subject, "icount", packet, 1);
+    let more_than_empty_hook = |packet| {
         let more = instructions("kstat", packet)? - instructions("empty", packet)?;
-        Some(Spread::exactly(more))
+        Some(Quartiles::exact(more))
     };
-    // The first three count nothing, or are kstat.
-    let more_than_any = || {
-        let others = Subject::ALL[3..].iter();
-        let least = others
+    let more_than_cheapest_other = || {
+        let cheapest = Subject::ALL
+            .iter()
+            .filter(|subject| subject.is_other_counter())
             .filter_map(|subject| instructions(subject.name(), "ipv4-tcp"))
             .reduce(f64::min)?;
-        Some(Spread::exactly(instructions("kstat", "ipv4-tcp")? - least))
+        Some(Quartiles::exact(
+            instructions("kstat", "ipv4-tcp")? - cheapest,
+        ))
     };
-    let inexact = || {
-        let figures = results.figures.iter();
-        let samples = figures
-            .filter(|figure| figure.of.place == "icount")
-            // The others are set up anew in each round, and may lie elsewhere then.
-            .filter(|figure| ["none", "empty", "kstat"].contains(&figure.of.subject.as_str()))
-            .map(|figure| &figure.samples);
-        let inexact = samples.filter(|samples| samples.iter().any(|sample| *sample != samples[0]));
-        Spread::exactly(inexact.count() as f64)
+    let varying_instructions = || {
+        let samples = results
+            .summaries
+            .iter()
+            .filter(|summary| summary.quantity.environment == "icount")
+            // Other subjects are set up anew in each round, and may then lie at other addresses.
+            .filter(|summary| {
+                ["none", "empty", "kstat"].contains(&summary.quantity.subject.as_str())
+            })
+            .map(|summary| &summary.samples);
+        let varying = samples.filter(|samples| samples.iter().any(|sample| *sample != samples[0]));
+        Quartiles::exact(varying.count() as f64)
     };
-    let unhooked = || {
-        let instructions = |what| results.most(what, "rounds");
+    let more_when_not_counting = || {
+        let instructions = |name| results.median_at_largest(name, "rounds");
         let before = instructions(cost::BEFORE_LOADING)?;
         let loaded = instructions(cost::LOADED)? - before;
         let stopped = instructions(cost::STOPPED)? - before;
-        Some(Spread::exactly(loaded.max(stopped)))
+        Some(Quartiles::exact(loaded.max(stopped)))
     };
-    let connections = |unit| {
+    let with_kstat_over_without = |unit| {
         let samples = |subject| {
-            let mut all = results.figures.iter();
-            all.find(|Figure { of, .. }| of.subject == subject && of.unit == unit)
-                .map(|figure| figure.samples.clone())
+            let mut all = results.summaries.iter();
+            all.find(|Summary { quantity, .. }| {
+                quantity.subject == subject && quantity.unit == unit
+            })
+            .map(|summary| summary.samples.clone())
         };
         ratio(samples("kstat"), samples("none"))
     };
-    // The dearest over the cheapest; where the spreads of all have something in common, that of the ratio has 1.
-    let flat = |what, against| {
-        let spreads = || results.points(what, against).map(|point| point.spread);
-        let most = |of: fn(Spread) -> f64| spreads().map(of).reduce(f64::max);
-        let least = |of: fn(Spread) -> f64| spreads().map(of).reduce(f64::min);
-        Some(Spread {
-            median: most(|spread| spread.median)? / least(|spread| spread.median)?,
-            low: most(|spread| spread.low)? / least(|spread| spread.high)?,
-            high: most(|spread| spread.high)? / least(|spread| spread.low)?,
+    // 1 lies between the quartiles of this ratio exactly if some value lies between the quartiles
+    // of every point.
+    let max_over_min = |name, parameter| {
+        let quartiles = || results.points(name, parameter).map(|point| point.quartiles);
+        let max = |of: fn(Quartiles) -> f64| quartiles().map(of).reduce(f64::max);
+        let min = |of: fn(Quartiles) -> f64| quartiles().map(of).reduce(f64::min);
+        Some(Quartiles {
+            lower: max(|point| point.lower)? / min(|point| point.upper)?,
+            median: max(|point| point.median)? / min(|point| point.median)?,
+            upper: max(|point| point.upper)? / min(|point| point.lower)?,
         })
     };
-    let growth = |what| {
-        let times: Vec<_> = results.points(what, "namespaces").collect();
-        let before = times.len().checked_sub(2)?;
-        Some(Spread::exactly(
-            times.last()?.spread.median / times.get(before)?.spread.median,
+    let last_over_previous = |name| {
+        let points: Vec<_> = results.points(name, "namespaces").collect();
+        let previous = points.len().checked_sub(2)?;
+        Some(Quartiles::exact(
+            points.last()?.quartiles.median / points.get(previous)?.quartiles.median,
         ))
     };
-    let with_nft = |what, nft| {
-        let ours = results.most(what, "namespaces")?;
-        Some(Spread::exactly(ours / results.most(nft, "namespaces")?))
+    let kstat_over_nft = |kstat, nft| {
+        let kstat = results.median_at_largest(kstat, "namespaces")?;
+        let nft = results.median_at_largest(nft, "namespaces")?;
+        Some(Quartiles::exact(kstat / nft))
     };
-    let claim = |what, found, bound| Claim { what, found, bound };
+    let claim = |text, measured, bound| Claim {
+        text,
+        measured,
+        bound,
+    };
 
     vec![
         claim(
-            "IPv4 TCP: kstat's cost over the empty hook's",
+            "IPv4 TCP: cost of kstat over cost of the empty hook",
             ratio(costs("kstat", "ipv4-tcp", 1), costs("empty", "ipv4-tcp", 1)),
             Bound::AtMost(2.0),
         ),
         claim(
-            "IPv4 TCP: kstat's cost over nft's",
+            "IPv4 TCP: cost of kstat over cost of nft",
             ratio(costs("kstat", "ipv4-tcp", 1), costs("nft", "ipv4-tcp", 1)),
             Bound::AtMost(0.30),
         ),
         claim(
-            "the same with 2 threads",
+            "IPv4 TCP, 2 threads: cost of kstat over cost of nft",
             ratio(costs("kstat", "ipv4-tcp", 2), costs("nft", "ipv4-tcp", 2)),
             Bound::AtMost(0.25),
         ),
         claim(
-            "kstat's cost with 2 threads over that with 1",
+            "IPv4 TCP: cost of kstat with 2 threads over cost with 1",
             ratio(costs("kstat", "ipv4-tcp", 2), costs("kstat", "ipv4-tcp", 1)),
             Bound::AtMost(1.10),
         ),
         claim(
-            "the global atomic's cost with 2 threads over that with 1",
+            "IPv4 TCP: cost of global-atomic with 2 threads over cost with 1",
             ratio(
                 costs("global-atomic", "ipv4-tcp", 2),
                 costs("global-atomic", "ipv4-tcp", 1),
@@ -332,96 +290,105 @@ fn claims(results: &Results) -> Vec<Claim> {
             Bound::AtLeast(1.4),
         ),
         claim(
-            "UDP: kstat's cost over the empty hook's",
+            "UDP: cost of kstat over cost of the empty hook",
             ratio(costs("kstat", "ipv4-udp", 1), costs("empty", "ipv4-udp", 1)),
             Bound::AtMost(1.25),
         ),
         claim(
-            "instructions of an IPv4 TCP packet, more than with the empty hook",
-            more_than_empty("ipv4-tcp"),
+            "IPv4 TCP: instructions of kstat minus those of the empty hook",
+            more_than_empty_hook("ipv4-tcp"),
             Bound::AtMost(40.0),
         ),
         claim(
-            "the same, more than with the cheapest other counter",
-            more_than_any(),
+            "IPv4 TCP: instructions of kstat minus those of the cheapest other counter",
+            more_than_cheapest_other(),
             Bound::AtMost(-1.0),
         ),
         claim(
-            "instructions of a UDP packet, more than with the empty hook",
-            more_than_empty("ipv4-udp"),
+            "UDP: instructions of kstat minus those of the empty hook",
+            more_than_empty_hook("ipv4-udp"),
             Bound::AtMost(12.0),
         ),
         claim(
-            "instructions of a packet with kstat loaded but not started, or stopped, more than before",
-            unhooked(),
+            "instructions that kstat adds to a packet when it is loaded, not started or stopped",
+            more_when_not_counting(),
             Bound::AtMost(0.0),
         ),
         claim(
-            "numbers of instructions of none, empty and kstat that were not the same in every round",
-            Some(inexact()),
+            "numbers of instructions of none, empty and kstat that varied between rounds",
+            Some(varying_instructions()),
             Bound::AtMost(0.0),
         ),
         claim(
-            "a packet with the dearest N over that with the cheapest",
-            flat("a packet", "N"),
+            "a packet: most expensive N over cheapest N",
+            max_over_min(scale::PACKET, "N"),
             Bound::One,
         ),
         claim(
-            "a packet over one past the empty hook: the dearest number of namespaces over the cheapest",
-            flat("a packet over that", "namespaces"),
+            "a packet, divided by a packet with an empty hook: most expensive number of namespaces \
+             over cheapest",
+            max_over_min(scale::PACKET_OVER_EMPTY_HOOK, "namespaces"),
             Bound::One,
         ),
         claim(
-            "start with 1,000 namespaces over 100",
-            growth("start"),
+            "start with 1,000 namespaces over start with 100",
+            last_over_previous(scale::START),
             Bound::AtMost(10.0),
         ),
         claim(
-            "stop with 1,000 namespaces over 100",
-            growth("stop"),
+            "stop with 1,000 namespaces over stop with 100",
+            last_over_previous(scale::STOP),
             Bound::AtMost(10.0),
         ),
         claim(
             "start with 1,000 namespaces over loading an nft rule in each",
-            with_nft("start", "loading one nft rule in each"),
+            kstat_over_nft(scale::START, scale::NFT_LOAD),
             Bound::AtMost(2.0),
         ),
         claim(
-            "stop with 1,000 namespaces over deleting these",
-            with_nft("stop", "deleting it in each"),
+            "stop with 1,000 namespaces over deleting the nft rule in each",
+            kstat_over_nft(scale::STOP, scale::NFT_DELETE),
             Bound::AtMost(2.0),
         ),
         claim(
-            "iperf3's throughput with kstat over that without",
-            connections("Gbit/s"),
+            "iperf3: throughput with kstat over throughput without",
+            with_kstat_over_without("Gbit/s"),
             Bound::One,
         ),
         claim(
-            "short connections a second with kstat over those without",
-            connections("connections/s"),
+            "short connections a second with kstat over connections a second without",
+            with_kstat_over_without("connections/s"),
             Bound::One,
         ),
     ]
 }
 
-/// The median, and what is between the quartiles where that is something.
-fn with_spread(spread: &Spread) -> String {
-    let Spread { median, low, high } = *spread;
-    let median = significant(median);
+/// Formats the median, with the quartiles if they differ.
+fn with_quartiles(quartiles: &Quartiles) -> String {
+    let Quartiles {
+        lower,
+        median,
+        upper,
+    } = *quartiles;
+    let median = three_digits(median);
 
-    if low == high {
+    if lower == upper {
         return median;
     }
-    format!("{median} ({} to {})", significant(low), significant(high))
+    format!(
+        "{median} ({} to {})",
+        three_digits(lower),
+        three_digits(upper)
+    )
 }
 
-/// The three digits that matter; whole numbers are as they are.
-fn significant(value: f64) -> String {
+/// Formats `value` with three significant digits. An integer has all its digits.
+fn three_digits(value: f64) -> String {
     if value.fract() == 0.0 {
         return value.to_string();
     }
-    let before_the_point = value.abs().max(1e-9).log10().floor() as i32;
-    let digits = (2 - before_the_point).clamp(0, 9) as usize;
+    let exponent = value.abs().max(1e-9).log10().floor() as i32;
+    let decimals = (2 - exponent).clamp(0, 9) as usize;
 
-    format!("{value:.digits$}")
+    format!("{value:.decimals$}")
 }

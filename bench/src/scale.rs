@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How what kstat costs grows: with N, with network namespaces, with CPUs.
+//! How the costs of kstat grow with N, with network namespaces, and with CPUs.
 
 use crate::{
-    cost::{self, Place, Senders},
-    device::{self, Device, Hook},
-    figure::{Part, Point},
+    cost::{self, Environment, Senders},
+    device::{self, CHook, Device},
+    measurement::{Measurements, ScalePoint},
     memory, nftables,
 };
 use kstat_tests::guest::{
@@ -13,20 +13,28 @@ use kstat_tests::guest::{
 };
 use std::{fs::File, os::unix::fs::FileExt, time::Instant};
 
-/// How many there are of what grows, in a namespace more than the initial one.
-const NAMESPACES: [usize; 4] = [1, 10, 100, 1000];
+/// The numbers of network namespaces that are measured, not counting the initial one.
+const NAMESPACE_COUNTS: [usize; 4] = [1, 10, 100, 1000];
 
-/// Packets a round.
+/// How many packets are sent for a sample.
 const PACKETS: u32 = 100_000;
 
-/// How many times as many rounds there are of what is quickly done.
-const QUICK: usize = 5;
+/// How many times quick measurements are repeated in a round.
+const REPETITIONS: usize = 5;
 
-/// What a TCP packet over IPv4 costs, with many Ns, and many namespaces; what starting and stopping
-/// takes with these, and memory.
-pub fn measure(rounds: usize) -> Part {
-    device::load();
-    let mut part = Part::default();
+// The names of measurements that the report compares with each other.
+pub const PACKET: &str = "a packet";
+pub const PACKET_OVER_EMPTY_HOOK: &str = "a packet, divided by a packet with an empty hook";
+pub const START: &str = "start";
+pub const STOP: &str = "stop";
+pub const NFT_LOAD: &str = "loading an nft rule in each namespace";
+pub const NFT_DELETE: &str = "deleting the nft rule in each namespace";
+
+/// Measures the cost of an IPv4 TCP packet by N and by the number of network namespaces, and the
+/// time of start and stop by the number of network namespaces.
+pub fn measure(rounds: usize) -> Measurements {
+    device::load_module();
+    let mut measurements = Measurements::default();
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "");
     let mut namespaces = Namespaces::default();
@@ -34,87 +42,92 @@ pub fn measure(rounds: usize) -> Part {
     namespaces.grow_to(1);
     let net = &namespaces.0[0];
     net.run(|| link::set_up("lo"));
-    let senders = Senders::new(net, &cost::packets()[0].1, 1);
+    let senders = Senders::new(net, &cost::packets()[0], 1);
     let device = Device::open(net);
 
-    eprintln!("bench: what a packet costs with each N");
-    let steps = [1, 10, 1000, u64::MAX];
-    let mut samples = vec![vec![]; steps.len()];
+    eprintln!("bench: the cost of a packet by N");
+    let ns = [1, 10, 1000, u64::MAX];
+    let mut samples = vec![vec![]; ns.len()];
     kstat.start();
-    let mut speed = vec![];
-    for round in 0..QUICK * rounds {
-        speed.push(cost::step(round % 2));
-        for (n, samples) in steps.iter().zip(&mut samples) {
+    let mut cpu_speed = vec![];
+    for round in 0..REPETITIONS * rounds {
+        cpu_speed.push(cost::nanoseconds_per_iteration(round % 2));
+        for (n, samples) in ns.iter().zip(&mut samples) {
             net.run(|| file::set(file::COUNTER, &n.to_string()));
-            samples.push(senders.cost(Place::Uml, round % 2, PACKETS));
+            samples.push(senders.cost(Environment::Uml, round % 2, PACKETS));
         }
     }
     kstat.stop();
-    part.points
-        .push(Point::new(cost::STEP, "ns", "guests", 0, speed));
-    for (n, samples) in steps.iter().zip(samples) {
-        part.points
-            .push(Point::new("a packet", "ns", "N", *n, samples));
+    let mut add = |name, unit, parameter, value, samples| {
+        let point = ScalePoint::new(name, unit, parameter, value, samples);
+        measurements.points.push(point);
+    };
+    add(cost::CPU_SPEED, "ns", "guest", 0, cpu_speed);
+    for (n, samples) in ns.iter().zip(samples) {
+        add(PACKET, "ns", "N", *n, samples);
     }
 
-    for number in NAMESPACES {
-        eprintln!("bench: what a packet, starting and stopping cost with {number} namespaces");
-        namespaces.grow_to(number);
+    for count in NAMESPACE_COUNTS {
+        eprintln!("bench: the cost of a packet, of start and of stop with {count} namespaces");
+        namespaces.grow_to(count);
         let all = &namespaces.0[..];
-        let [mut costs, mut empty, mut over_empty, mut stopped] = [const { Vec::new() }; 4];
-        let [mut starts, mut stops, mut loads, mut deletions] = [const { Vec::new() }; 4];
-        let [mut usual_starts, mut usual_stops] = [const { Vec::new() }; 2];
+        let [mut with_kstat, mut with_empty_hook, mut ratios, mut stopped] =
+            [const { Vec::new() }; 4];
+        let [mut starts, mut stops, mut nft_loads, mut nft_deletes] = [const { Vec::new() }; 4];
+        let [mut normal_starts, mut normal_stops] = [const { Vec::new() }; 2];
 
         for _ in 0..rounds {
-            usual_starts.push(milliseconds(|| kstat.start()));
-            usual_stops.push(milliseconds(|| kstat.stop()));
+            normal_starts.push(milliseconds(|| kstat.start()));
+            normal_stops.push(milliseconds(|| kstat.stop()));
         }
-        // kstat and nft wait for RCU's grace periods: what is compared is what they do themselves.
-        let _quick = setting::expedite_grace_periods();
+        // kstat and nft wait for RCU grace periods. When these are short, the comparison shows the
+        // work of kstat and nft themselves.
+        let _expedited = setting::expedite_grace_periods();
         for round in 0..rounds {
             eprintln!("bench: round {} of {rounds}", round + 1);
-            // A grace period ends at a tick, this or the next: so a round's is the mean of some.
-            let [mut starting, mut stopping] = [0.0; 2];
+            // A grace period ends at this tick or at the next, so the sample of a round is a mean.
+            let [mut start_time, mut stop_time] = [0.0; 2];
 
-            for time in 0..QUICK {
-                let cost = || senders.cost(Place::Uml, (round + time) % 2, PACKETS);
+            for repetition in 0..REPETITIONS {
+                let cost = || senders.cost(Environment::Uml, (round + repetition) % 2, PACKETS);
 
-                starting += milliseconds(|| kstat.start());
-                let with_kstat = cost();
-                stopping += milliseconds(|| kstat.stop());
+                start_time += milliseconds(|| kstat.start());
+                let kstat_cost = cost();
+                stop_time += milliseconds(|| kstat.stop());
                 stopped.push(cost());
-                device.hook(Hook::Empty);
-                let with_empty = cost();
-                device.hook(Hook::Nothing);
-                costs.push(with_kstat);
-                empty.push(with_empty);
-                over_empty.push(with_kstat / with_empty);
+                device.set_hook(CHook::Empty);
+                let empty_hook_cost = cost();
+                device.set_hook(CHook::None);
+                with_kstat.push(kstat_cost);
+                with_empty_hook.push(empty_hook_cost);
+                ratios.push(kstat_cost / empty_hook_cost);
             }
-            starts.push(starting / QUICK as f64);
-            stops.push(stopping / QUICK as f64);
-            loads.push(in_each(all, || nftables::run(RULE)));
-            deletions.push(in_each(all, || nftables::run("delete table ip counted")));
+            starts.push(start_time / REPETITIONS as f64);
+            stops.push(stop_time / REPETITIONS as f64);
+            nft_loads.push(milliseconds_in_each(all, || nftables::run(NFT_RULE)));
+            nft_deletes.push(milliseconds_in_each(all, || {
+                nftables::run("delete table ip counted")
+            }));
         }
-        for (what, unit, samples) in [
-            ("a packet", "ns", costs),
-            ("a packet with an empty hook", "ns", empty),
-            ("a packet over that", "1", over_empty),
-            ("a packet when stopped", "ns", stopped),
-            ("start as RCU usually goes", "ms", usual_starts),
-            ("stop as RCU usually goes", "ms", usual_stops),
-            ("start", "ms", starts),
-            ("stop", "ms", stops),
-            ("loading one nft rule in each", "ms", loads),
-            ("deleting it in each", "ms", deletions),
+        for (name, unit, samples) in [
+            (PACKET, "ns", with_kstat),
+            ("a packet with an empty hook", "ns", with_empty_hook),
+            (PACKET_OVER_EMPTY_HOOK, "1", ratios),
+            ("a packet when kstat is stopped", "ns", stopped),
+            ("start with normal grace periods", "ms", normal_starts),
+            ("stop with normal grace periods", "ms", normal_stops),
+            (START, "ms", starts),
+            (STOP, "ms", stops),
+            (NFT_LOAD, "ms", nft_loads),
+            (NFT_DELETE, "ms", nft_deletes),
         ] {
-            part.points
-                .push(Point::new(what, unit, "namespaces", number as u64, samples));
+            add(name, unit, "namespaces", count as u64, samples);
         }
     }
-    part
+    measurements
 }
 
-const RULE: &str = "
+const NFT_RULE: &str = "
 table ip counted {
     chain output {
         type filter hook output priority 0;
@@ -123,18 +136,20 @@ table ip counted {
 }
 ";
 
-/// Network namespaces beside the initial one.
+/// Network namespaces, without the initial one.
 #[derive(Default)]
 struct Namespaces(Vec<Netns>);
 
 impl Namespaces {
-    fn grow_to(&mut self, number: usize) {
-        while self.0.len() < number {
+    /// Makes further namespaces until there are `count`.
+    fn grow_to(&mut self, count: usize) {
+        while self.0.len() < count {
             self.0.push(Netns::new());
         }
     }
 }
 
+/// Returns how long `work` takes.
 fn milliseconds(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
 
@@ -142,32 +157,33 @@ fn milliseconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Does `work` in one namespace after the other; how long that took, but for the way there.
-fn in_each(namespaces: &[Netns], work: impl Fn() + Sync) -> f64 {
+/// Returns how long `work` takes in all namespaces, one after the other, without the time to enter
+/// them.
+fn milliseconds_in_each(namespaces: &[Netns], work: impl Fn() + Sync) -> f64 {
     namespaces
         .iter()
         .map(|net| net.run(|| milliseconds(&work)))
         .sum()
 }
 
-/// What depends on how many CPUs are possible: how many instructions a read of nout takes, and how much
-/// memory a namespace.
-pub fn measure_cpus(rounds: usize) -> Part {
+/// Measures the costs that depend on the number of possible CPUs: the instructions of a read of
+/// nout, and the memory of a network namespace.
+pub fn measure_by_cpus(rounds: usize) -> Measurements {
     const READS: u64 = 10;
 
     let lock = KernelLock::take();
     let cpus = possible_cpus();
-    let mut part = Part::default();
-    let mut tell = |what: &str, unit: &str, samples| {
-        let point = Point::new(what, unit, "possible CPUs", cpus, samples);
-        part.points.push(point);
+    let mut measurements = Measurements::default();
+    let mut add = |name: &str, unit: &str, samples| {
+        let point = ScalePoint::new(name, unit, "possible CPUs", cpus, samples);
+        measurements.points.push(point);
     };
 
-    let loaded = memory::of_a_namespace(|| Kstat::load(&lock, ""));
-    let started = memory::of_a_namespace(|| Kstat::started(&lock, ""));
-    for (when, bytes) in [("loaded", loaded), ("started", started)] {
-        let what = format!("memory of a namespace when {when}");
-        tell(&what, "bytes", vec![bytes as f64]);
+    let loaded = memory::bytes_per_namespace(|| Kstat::load(&lock, ""));
+    let started = memory::bytes_per_namespace(|| Kstat::started(&lock, ""));
+    for (state, bytes) in [("loaded", loaded), ("started", started)] {
+        let name = format!("memory of a namespace when kstat is {state}");
+        add(&name, "bytes", vec![bytes as f64]);
     }
 
     let kstat = Kstat::started(&lock, "");
@@ -175,37 +191,43 @@ pub fn measure_cpus(rounds: usize) -> Part {
     cpu::stay_on(0);
     let samples = (0..rounds)
         .map(|_| {
-            let start = cycles();
+            let start = timestamp_counter();
             for _ in 0..READS {
                 read(&nout);
             }
-            (cycles() - start) as f64 / READS as f64
+            (timestamp_counter() - start) as f64 / READS as f64
         })
         .collect();
-    tell("a read of nout", "instructions", samples);
+    add("a read of nout", "instructions", samples);
     let size = file::number("/sys/module/kstat/coresize");
-    tell("the module in memory", "bytes", vec![size as f64]);
+    add("memory of the module", "bytes", vec![size as f64]);
     kstat.unload();
-    part
+    measurements
 }
 
-/// How many CPUs are possible.
+/// Returns the number of possible CPUs.
 fn possible_cpus() -> u64 {
     let list = file::read("/sys/devices/system/cpu/possible");
-    let last = list.trim().rsplit(['-', ',']).next().expect("some");
+    let last = list
+        .trim()
+        .rsplit(['-', ','])
+        .next()
+        .expect("the list has a CPU");
 
     last.parse::<u64>()
         .unwrap_or_else(|error| panic!("the possible CPUs {list:?}: {error}"))
         + 1
 }
 
-fn read(file: &File) {
-    let read = file.read_at(&mut [0; 32], 0);
+/// Reads nout from its start.
+fn read(nout: &File) {
+    let read = nout.read_at(&mut [0; 32], 0);
 
     assert!(read.is_ok_and(|length| length > 1), "reading nout");
 }
 
-fn cycles() -> u64 {
-    // SAFETY: All x86-64 CPUs have it.
+/// Reads the CPU's timestamp counter, which counts instructions in QEMU with `-icount`.
+fn timestamp_counter() -> u64 {
+    // SAFETY: All x86-64 CPUs have this instruction.
     unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is compared: each counts TCP packets at LOCAL_OUT, or does as much as has to be done for that.
+//! The counters that the benchmark compares: kstat, others, and two baselines.
+//!
+//! Each of them counts TCP packets at LOCAL_OUT, except for the baselines, which do not count.
 
 use crate::{
     bpf,
-    device::{Device, Hook},
+    device::{CHook, Device},
 };
 use kstat_tests::{
     guest::{file, iptables::TcpRules, module::Kstat, netns::Netns, nft},
@@ -12,17 +14,24 @@ use kstat_tests::{
 };
 use serde_json::Value;
 
-/// Who counts.
+/// A counter or a baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
+    /// Baseline: no hook.
     None,
+    /// Baseline: a hook in C that does nothing.
     Empty,
     Kstat,
+    /// A hook in C that counts in one atomic variable for all CPUs.
     GlobalAtomic,
+    /// nftables, with a rule for each address family.
     Nft,
+    /// nftables, with one rule for both, and a named counter.
     NftNamed,
     Iptables,
+    /// A BPF program as a netfilter hook.
     BpfNetfilter,
+    /// A BPF program at the egress of the root cgroup.
     BpfCgroup,
 }
 
@@ -39,7 +48,12 @@ impl Subject {
         Self::BpfCgroup,
     ];
 
-    /// As results have it.
+    /// Returns whether this is a counter other than kstat.
+    pub fn is_other_counter(self) -> bool {
+        !matches!(self, Self::None | Self::Empty | Self::Kstat)
+    }
+
+    /// Returns the name that results and tables have.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -55,16 +69,17 @@ impl Subject {
     }
 }
 
-/// The place where they count: a network namespace, with kstat loaded.
-pub struct Stage<'a> {
+/// What subjects need: a network namespace to count in, and their kernel parts, loaded but
+/// inactive.
+pub struct Testbed<'a> {
     pub net: &'a Netns,
     pub kstat: &'a Kstat<'a>,
     pub bpf: &'a bpf::Programs,
-    /// To hook what is in C.
+    /// Registers the hooks in C.
     pub device: &'a Device,
 }
 
-/// A rule for each family.
+/// The ruleset of [`Subject::Nft`].
 const NFT: &str = "
 table ip counted {
     chain output {
@@ -80,7 +95,7 @@ table ip6 counted {
 }
 ";
 
-/// One rule, and a counter that has a name.
+/// The ruleset of [`Subject::NftNamed`].
 const NFT_NAMED: &str = "
 table inet counted {
     counter tcp_packets { }
@@ -91,60 +106,60 @@ table inet counted {
 }
 ";
 
-/// Somebody who counts until this is dropped.
-pub struct Counting<'a> {
-    stage: &'a Stage<'a>,
+/// A subject that is active until this is dropped.
+pub struct ActiveSubject<'a> {
+    testbed: &'a Testbed<'a>,
     subject: Subject,
     rules: Option<TcpRules<'a>>,
-    /// What is to be dropped to have it count no more.
+    /// Attachments of BPF programs, which end when these are dropped.
     _links: Vec<libbpf_rs::Link>,
 }
 
-impl<'a> Counting<'a> {
-    /// Has them begin.
+impl<'a> ActiveSubject<'a> {
+    /// Activates `subject`. Fails with the cause if the kernel cannot run it.
     #[track_caller]
-    pub fn new(stage: &'a Stage<'a>, subject: Subject) -> Result<Self, String> {
+    pub fn new(testbed: &'a Testbed<'a>, subject: Subject) -> Result<Self, String> {
         let (mut links, mut rules) = (vec![], None);
 
         match subject {
             Subject::None => {}
-            Subject::Empty => stage.device.hook(Hook::Empty),
-            Subject::Kstat => stage.kstat.start(),
-            Subject::GlobalAtomic => stage.device.hook(Hook::Global),
-            Subject::Nft => nft::load(stage.net, NFT),
-            Subject::NftNamed => nft::load(stage.net, NFT_NAMED),
-            Subject::Iptables => rules = Some(TcpRules::new(stage.net)),
-            Subject::BpfNetfilter => links = stage.bpf.hook()?,
-            Subject::BpfCgroup => links = vec![stage.bpf.join_root_cgroup()?],
+            Subject::Empty => testbed.device.set_hook(CHook::Empty),
+            Subject::Kstat => testbed.kstat.start(),
+            Subject::GlobalAtomic => testbed.device.set_hook(CHook::GlobalAtomic),
+            Subject::Nft => nft::load(testbed.net, NFT),
+            Subject::NftNamed => nft::load(testbed.net, NFT_NAMED),
+            Subject::Iptables => rules = Some(TcpRules::new(testbed.net)),
+            Subject::BpfNetfilter => links = testbed.bpf.attach_to_netfilter()?,
+            Subject::BpfCgroup => links = vec![testbed.bpf.attach_to_root_cgroup()?],
         }
         Ok(Self {
-            stage,
+            testbed,
             subject,
             rules,
             _links: links,
         })
     }
 
-    /// What has been counted so far, by those who can tell.
+    /// Returns how many packets the subject has counted, if it can tell.
     #[track_caller]
     pub fn packets(&self) -> Option<u64> {
-        let stage = self.stage;
+        let testbed = self.testbed;
 
         match self.subject {
             Subject::None | Subject::Empty | Subject::GlobalAtomic => None,
-            Subject::Kstat => Some(stage.net.run(|| file::number(file::NOUT))),
-            Subject::Nft => Some(stage.net.run(rules_packets)),
-            Subject::NftNamed => Some(nft::counter(stage.net, "counted", "tcp_packets")),
+            Subject::Kstat => Some(testbed.net.run(|| file::number(file::NOUT))),
+            Subject::Nft => Some(testbed.net.run(packets_of_anonymous_counters)),
+            Subject::NftNamed => Some(nft::counter(testbed.net, "counted", "tcp_packets")),
             Subject::Iptables => self.rules.as_ref().map(TcpRules::packets),
-            Subject::BpfNetfilter => stage.bpf.netfilter_packets(),
-            Subject::BpfCgroup => stage.bpf.cgroup_packets(),
+            Subject::BpfNetfilter => testbed.bpf.netfilter_packets(),
+            Subject::BpfCgroup => testbed.bpf.cgroup_packets(),
         }
     }
 }
 
-/// What the rules of nftables have counted that have no named counter.
+/// Returns how many packets the anonymous counters of all nftables rules have counted.
 #[track_caller]
-fn rules_packets() -> u64 {
+fn packets_of_anonymous_counters() -> u64 {
     let list = tool::run("nft", &["-j", "list", "ruleset"]);
     let list: Value =
         serde_json::from_str(&list).unwrap_or_else(|error| panic!("nft -j list: {error}: {list}"));
@@ -160,15 +175,17 @@ fn rules_packets() -> u64 {
         .sum()
 }
 
-impl Drop for Counting<'_> {
+impl Drop for ActiveSubject<'_> {
     fn drop(&mut self) {
-        let net = self.stage.net;
+        let testbed = self.testbed;
 
         match self.subject {
             Subject::None | Subject::BpfNetfilter | Subject::BpfCgroup => {}
-            Subject::Empty | Subject::GlobalAtomic => self.stage.device.hook(Hook::Nothing),
-            Subject::Kstat => self.stage.kstat.stop(),
-            Subject::Nft | Subject::NftNamed | Subject::Iptables => nft::load(net, "flush ruleset"),
+            Subject::Empty | Subject::GlobalAtomic => testbed.device.set_hook(CHook::None),
+            Subject::Kstat => testbed.kstat.stop(),
+            Subject::Nft | Subject::NftNamed | Subject::Iptables => {
+                nft::load(testbed.net, "flush ruleset")
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What whole connections over loopback feel of kstat.
+//! Throughput and connection rate over loopback, without kstat and with it.
 
-use crate::figure::{Of, Part, Samples};
+use crate::measurement::{Measurements, Quantity, Samples};
 use kstat_tests::{
     guest::{daemon::Daemon, exclusive::KernelLock, link, module::Kstat, netns::Netns},
     tool, wait,
@@ -14,11 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a round lasts.
+/// How long each measurement lasts.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// One stream of iperf3's, and one short connection after the other, without kstat and with it.
-pub fn measure(rounds: usize) -> Part {
+/// Measures one stream of iperf3, and short connections one after the other, without kstat and with
+/// it.
+pub fn measure(rounds: usize) -> Measurements {
     let lock = KernelLock::take();
     let kstat = Kstat::load(&lock, "");
     let net = Netns::new();
@@ -28,7 +29,7 @@ pub fn measure(rounds: usize) -> Part {
         net.run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 5201)).is_ok())
     });
 
-    // Streams without kstat, and with it; connections without, and with.
+    // Streams without kstat, streams with kstat, connections without, connections with.
     let mut samples = [const { Vec::new() }; 4];
     for round in 0..rounds {
         eprintln!("bench: iperf3: round {} of {rounds}", round + 1);
@@ -36,26 +37,26 @@ pub fn measure(rounds: usize) -> Part {
             if counting == 1 {
                 kstat.start();
             }
-            samples[counting].push(net.run(stream));
-            samples[2 + counting].push(net.run(connections));
+            samples[counting].push(net.run(iperf3_gigabits_per_second));
+            samples[2 + counting].push(net.run(connections_per_second));
             kstat.stop();
         }
     }
 
-    let of = [
+    let quantities = [
         ("none", "Gbit/s"),
         ("kstat", "Gbit/s"),
         ("none", "connections/s"),
         ("kstat", "connections/s"),
     ];
-    Part {
-        samples: of
+    Measurements {
+        samples: quantities
             .into_iter()
             .zip(samples)
             .map(|((subject, unit), samples)| Samples {
-                of: Of {
+                quantity: Quantity {
                     subject: subject.to_owned(),
-                    place: "iperf3".to_owned(),
+                    environment: "iperf3".to_owned(),
                     unit: unit.to_owned(),
                     threads: 1,
                     packet: "ipv4-tcp".to_owned(),
@@ -64,13 +65,13 @@ pub fn measure(rounds: usize) -> Part {
                 samples,
             })
             .collect(),
-        ..Part::default()
+        ..Measurements::default()
     }
 }
 
-/// How many gigabits a second iperf3 receives.
+/// Returns the throughput of one stream, as iperf3's server receives it.
 #[track_caller]
-fn stream() -> f64 {
+fn iperf3_gigabits_per_second() -> f64 {
     let seconds = ROUND.as_secs().to_string();
     let answer = tool::run("iperf3", &["-c", "127.0.0.1", "-t", &seconds, "-J"]);
     let answer: Value = serde_json::from_str(&answer)
@@ -82,27 +83,27 @@ fn stream() -> f64 {
         / 1e9
 }
 
-/// How many connections a second can be made, and closed.
+/// Returns how many connections a second one client makes and closes, one after the other.
 #[track_caller]
-fn connections() -> f64 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket that listens");
-    let address = listener.local_addr().expect("its address");
+fn connections_per_second() -> f64 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("making a listening socket");
+    let address = listener.local_addr().expect("the address of the socket");
     let start = Instant::now();
 
     thread::scope(|scope| {
         let accepting = scope.spawn(|| {
-            let mut number = 0;
+            let mut count = 0;
 
             while start.elapsed() < ROUND {
-                listener.accept().expect("a connection");
-                number += 1;
+                listener.accept().expect("accepting a connection");
+                count += 1;
             }
-            number
+            count
         });
         while !accepting.is_finished() {
             let _ = TcpStream::connect(address);
         }
-        let number: u64 = accepting.join().expect("it did not fail");
-        number as f64 / start.elapsed().as_secs_f64()
+        let count: u64 = accepting.join().expect("the accepting thread failed");
+        count as f64 / start.elapsed().as_secs_f64()
     })
 }
