@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The package, in Debian systems made for the purpose: installed, upgraded around, and purged, and what happens if
-//! something is missing. `make test-install` runs this, in the lab.
+//! The Debian package: its installation, kernel upgrades while it is installed, its removal, and
+//! its errors if something that it needs is missing. Each test makes a Debian system.
+//! `make test-install` runs these tests in the lab.
 
 use kstat_tests::{
-    lab::chroot::{project, Root},
-    tool::run,
+    lab::{chroot::Chroot, project},
+    tool::{run, Outcome},
 };
-use std::{collections::BTreeSet, fs, process::Output};
+use std::{collections::BTreeSet, fs};
 
-/// What happens in a guest: nothing is loaded unasked; then kstat counts what nftables counts.
+/// A script for a guest: kstat is not loaded at boot; after that, kstat counts as many packets as
+/// nftables.
 const COUNT: &str = r#"
     if grep ^kstat /proc/modules; then exit 1; fi
     nft 'table inet seen { chain output { type filter hook output priority 0; meta l4proto tcp counter; }; }'
@@ -20,67 +22,50 @@ const COUNT: &str = r#"
     echo "nout $(cat /proc/kstat/nout), nft $(nft list table inet seen | sed -n 's/.*packets \([0-9]*\).*/\1/p')"
 "#;
 
-/// As the README says.
+/// The documented commands to install the package, and to install a kernel with Rust. scripts/lint
+/// compares them with the documentation.
 const INSTALL: &str = "cd /root; apt-get -qy install ./build/deb/kstat-dkms*.deb";
 const UPGRADE: &str =
     "apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64";
 
-#[test]
-fn the_readme_says_what_is_tested() {
-    let readme = fs::read_to_string(project().join("README.md")).expect("reading README.md");
-    let (_, section) = readme
-        .split_once("\n## Install it\n")
-        .expect("a section on installing");
-    let (_, block) = section.split_once("\n```\n").expect("its commands");
-    let (block, _) = block
-        .split_once("\n```\n")
-        .expect("the end of its commands");
-    let typed = |command: &str| command.replace("cd /root; ", "").replace(" -qy", "");
+/// The exit status of apt-get if it fails.
+const APT_FAILED: i32 = 100;
 
-    assert_eq!(
-        block.lines().collect::<Vec<_>>(),
-        [
-            &typed(UPGRADE),
-            "reboot",
-            "make deb",
-            &typed(INSTALL),
-            "modprobe kstat start=1"
-        ]
-    );
-}
-
-/// Boots a kernel of a system that has kstat installed, and sees it count.
+/// Boots the kernel `release` of a system that has kstat installed, and asserts that kstat counts
+/// there.
 #[track_caller]
-fn assert_counts(root: &Root, release: &str) {
-    let said = root.boot(release, COUNT);
-    let counts: Vec<u64> = said
+fn assert_counts(root: &Chroot, release: &str) {
+    let output = root.boot(release, COUNT);
+    let counts: Vec<u64> = output
         .split(|character: char| !character.is_ascii_digit())
         .filter_map(|word| word.parse().ok())
         .collect();
 
-    println!("{said}");
-    assert_eq!(counts.len(), 2, "{said}");
-    assert!(counts[0] > 5, "{said}");
-    assert_eq!(counts[0], counts[1], "{said}");
+    println!("{output}");
+    assert_eq!(counts.len(), 2, "{output}");
+    assert!(counts[0] > 5, "{output}");
+    assert_eq!(counts[0], counts[1], "{output}");
 }
 
-/// Puts the package where a person would have it, and all that it depends on into the system.
-fn prepare(root: &Root) {
+/// Copies the package to the folder that [`INSTALL`] names, and installs the packages that it
+/// depends on.
+#[track_caller]
+fn prepare(root: &Chroot) {
     let deb = fs::read_dir(project().join("build/deb"))
-        .expect("listing build/deb, which 'make deb' makes")
+        .expect("listing build/deb, which make deb makes")
         .map(|entry| entry.expect("listing build/deb").path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .expect("a package in build/deb");
 
-    let there = root.path().join("root/build/deb");
-    fs::create_dir_all(&there).expect("making a folder");
-    run("cp", &[&deb.to_string_lossy(), &there.to_string_lossy()]);
+    let folder = root.path().join("root/build/deb");
+    fs::create_dir_all(&folder).expect("making a folder");
+    run("cp", &[&deb.to_string_lossy(), &folder.to_string_lossy()]);
     root.run("apt-get -qy satisfy \"$(dpkg-deb -f /root/build/deb/kstat-dkms*.deb Depends)\"");
 }
 
-/// Asserts that DKMS has built and installed kstat for just these kernels.
+/// Asserts that DKMS has built and installed kstat for the kernels `releases` and for no other.
 #[track_caller]
-fn assert_installed(root: &Root, releases: &[&str]) {
+fn assert_installed(root: &Chroot, releases: &[&str]) {
     let status = root.run("dkms status kstat");
     let mut installed: Vec<_> = status
         .lines()
@@ -92,18 +77,19 @@ fn assert_installed(root: &Root, releases: &[&str]) {
     assert_eq!(installed, releases, "{status}");
 }
 
-/// Purges the package, and asserts that all that came since `before` was listed is gone.
+/// Purges the package, and asserts that no file is left that is not in the list `before`.
 #[track_caller]
-fn assert_purges(root: &Root, before: &BTreeSet<String>) {
+fn assert_purges(root: &Chroot, before: &BTreeSet<String>) {
     root.run("apt-get -qy purge kstat-dkms");
     let after = root.unowned();
     let left: Vec<_> = after
         .difference(before)
-        // What depmod makes and linux-base copies for each kernel, and the key that DKMS makes for this machine.
+        // These may stay: files that linux-base copies to /boot for each kernel, the signing key
+        // that DKMS makes for the machine, and depmod's files.
         .filter(|path| {
             !["/boot/", "/var/lib/dkms/mok."]
                 .iter()
-                .any(|others| path.starts_with(others))
+                .any(|prefix| path.starts_with(prefix))
         })
         .filter(|path| !(path.starts_with("/usr/lib/modules/") && path.contains("/modules.")))
         .collect();
@@ -113,10 +99,10 @@ fn assert_purges(root: &Root, before: &BTreeSet<String>) {
 }
 
 #[test]
-fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
+fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
     let series = fs::read_to_string("/etc/kstat-lab").expect("reading the lab's kernels");
     let series = series.lines().next().expect("an older kernel in backports");
-    let root = Root::new("trixie", &["trixie-backports"], "");
+    let root = Chroot::new("trixie", &["trixie-backports"], "");
     root.run(&format!(
         "release=$(apt-cache pkgnames linux-image-{series}. | sed -n 's/^linux-image-\\([0-9.]*+deb13-amd64\\)$/\\1/p' | sort -V | tail -n 1)
         apt-get -qy install -t trixie-backports linux-image-$release linux-headers-$release"
@@ -125,17 +111,16 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
     let before = root.unowned();
     let older = root.kernels().remove(0);
 
-    let said = root.run(INSTALL);
-    println!("{said}");
+    println!("{}", root.run(INSTALL));
     assert_installed(&root, &[&older]);
     assert_counts(&root, &older);
 
-    // A new kernel, while its source cannot be had: it waits for that.
+    // Without a network, the source of the new kernel cannot be downloaded, and apt leaves packages
+    // unconfigured. When dpkg configures them with a network, DKMS builds kstat for the new kernel.
     root.run(&format!("{UPGRADE} --download-only"));
-    let output = root.attempt_offline(UPGRADE);
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    assert_eq!(output.status.code(), Some(100), "{said}");
+    let outcome = root.attempt_offline(UPGRADE);
+    println!("{outcome:?}");
+    outcome.assert_exit_code(APT_FAILED);
     assert_installed(&root, &[&older]);
     println!("{}", root.run("dpkg --configure -a"));
     let newer = root.kernels().remove(1);
@@ -152,30 +137,30 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
             modinfo -F signer /tmp/installed/lib/modules/{newer}/updates/kstat.ko.xz"
         )),
         "DKMS module signing key\n",
-        "by hand"
+        "the signer after make install"
     );
 
-    // The boot configuration, through systemd's own modules-load. It calls itself that in the journal, which may not
-    // know the unit of what has ended so soon.
+    // systemd-modules-load loads kstat at boot. The journal is searched by the identifier and not
+    // by the unit: the process may end before journald has found out its unit.
     root.run(
         "sed -n 's/^#\\(options kstat start=1 counter=100\\)$/\\1/p' /etc/modprobe.d/kstat.conf >/etc/modprobe.d/here.conf
         echo kstat >/etc/modules-load.d/kstat.conf",
     );
-    let said = root.boot(
+    let output = root.boot(
         &newer,
         "systemctl is-active systemd-modules-load
         cat /sys/module/kstat/parameters/start /proc/kstat/counter
         journalctl --sync
         journalctl -b -t systemd-modules-load -o cat | grep kstat",
     );
-    println!("{said}");
+    println!("{output}");
     assert!(
-        said.starts_with("active\n1\n100\nInserted module 'kstat'\n"),
-        "{said}"
+        output.starts_with("active\n1\n100\nInserted module 'kstat'\n"),
+        "{output}"
     );
     root.run("rm /etc/modprobe.d/here.conf /etc/modules-load.d/kstat.conf");
 
-    // A kernel's metadata goes with the kernel.
+    // Removing a kernel also removes its Rust metadata.
     assert_eq!(
         root.run("rust-tree --list | cut -f 1"),
         format!("{older}\n{newer}\n")
@@ -194,7 +179,7 @@ fn trixie_counts_with_one_kernel_and_the_next_and_purges() {
 
 #[test]
 fn forky_counts_and_purges() {
-    let root = Root::new("forky", &[], "linux-image-amd64,linux-headers-amd64");
+    let root = Chroot::new("forky", &[], "linux-image-amd64,linux-headers-amd64");
     prepare(&root);
     let before = root.unowned();
     let release = root.kernels().remove(0);
@@ -206,24 +191,21 @@ fn forky_counts_and_purges() {
 }
 
 #[test]
-fn on_a_kernel_without_rust_it_installs_builds_nothing_and_says_why() {
-    let root = Root::new("trixie", &[], "linux-image-amd64,linux-headers-amd64");
+fn package_on_a_kernel_without_rust_builds_nothing_and_says_why() {
+    let root = Chroot::new("trixie", &[], "linux-image-amd64,linux-headers-amd64");
     prepare(&root);
     let before = root.unowned();
     let release = root.kernels().remove(0);
 
-    let said = root.run(INSTALL);
-    println!("{said}");
-    let sentences: Vec<_> = said
-        .lines()
-        .filter(|line| line.starts_with("kstat: "))
-        .collect();
-    assert_eq!(sentences.len(), 1, "{said}");
+    let outcome = root.attempt(INSTALL);
+    println!("{}", outcome.expect_success());
+    let lines = outcome.lines_by("kstat");
+    assert_eq!(lines.len(), 1, "{outcome:?}");
     assert!(
-        sentences[0].contains(&format!(
+        lines[0].contains(&format!(
             "not built for the kernel {release}, which is built without CONFIG_RUST"
         )),
-        "{said}"
+        "{outcome:?}"
     );
     assert_installed(&root, &[]);
     assert_eq!(root.run("rust-tree --list"), "");
@@ -231,60 +213,57 @@ fn on_a_kernel_without_rust_it_installs_builds_nothing_and_says_why() {
 }
 
 #[test]
-fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
-    let root = Root::new("trixie", &["trixie-backports"], "");
+fn failed_rust_tree_names_the_cause_and_leaves_no_partial_tree() {
+    let root = Chroot::new("trixie", &["trixie-backports"], "");
     root.run(UPGRADE);
     prepare(&root);
     let release = root.kernels().remove(0);
     let make = format!("rust-tree {release}");
-    let refused = |output: Output, words: &[&str]| {
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        println!("{said}");
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        let sentence = said.lines().last().unwrap_or("");
-        for word in words {
-            assert!(sentence.contains(word), "{word:?} is not in: {sentence}");
-        }
+    let assert_refused = |outcome: Outcome, words: &[&str]| {
+        println!("{outcome:?}");
+        outcome.assert_exit_code(1);
+        outcome.assert_refused("rust-tree", words);
         assert_eq!(
             root.run("ls -A -I .lock /var/cache/rust-tree"),
             "",
-            "after: {said}"
+            "after: {outcome:?}"
         );
     };
 
-    println!("# without network, as a package");
-    let sentence = format!("the source of {release} is needed, but apt cannot download it (");
-    let output = root.attempt_offline(INSTALL);
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    assert_eq!(output.status.code(), Some(100), "{said}");
+    println!("# installation of the package without network");
+    let message = format!("the source of {release} is needed, but apt cannot download it (");
+    let outcome = root.attempt_offline(INSTALL);
+    println!("{outcome:?}");
+    outcome.assert_exit_code(APT_FAILED);
     assert!(
-        said.contains(&format!("\nkstat: not built: {sentence}")),
-        "{said}"
+        outcome
+            .stdout_text()
+            .contains(&format!("\nkstat: not built: {message}")),
+        "{outcome:?}"
     );
     assert_installed(&root, &[]);
 
     println!("# without network");
-    refused(
+    assert_refused(
         root.attempt_offline(&make),
-        &[&sentence, "run it again with a network"],
+        &[&message, "run it again with a network"],
     );
 
     println!("# without the matching linux-source");
-    refused(
+    assert_refused(
         root.attempt(&format!(
             "cp -a /var/lib/apt/lists /run/lists; rm /run/lists/*backports*
             mount --bind /run/lists /var/lib/apt/lists; {make}"
         )),
         &[
-            &sentence,
+            &message,
             "Unable to locate package linux-source-",
             "or install linux-source-",
         ],
     );
 
     println!("# with the wrong rustc");
-    refused(
+    assert_refused(
         root.attempt(&format!(
             "printf '#!/bin/sh\\necho rustc 1.2.3\\n' >/run/rustc; chmod +x /run/rustc
             mount --bind /run/rustc /usr/bin/rustc; {make}"
@@ -293,7 +272,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     );
 
     println!("# with a small disk");
-    refused(
+    assert_refused(
         root.attempt(&format!(
             "mount -t tmpfs -o size=1G tmpfs /var/cache/rust-tree; {make}"
         )),
@@ -303,8 +282,8 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
         ],
     );
 
-    println!("# with a disk that somebody else fills meanwhile");
-    refused(
+    println!("# with a disk that another program fills meanwhile");
+    assert_refused(
         root.attempt(&format!(
             "mount -t tmpfs -o size=3G tmpfs /var/cache/rust-tree
             {{ status=0; {make} 2>&1 || status=$?; echo $status >/run/status; }} | tee /run/said &
@@ -322,7 +301,7 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     );
 
     println!("# with another kernel's symbols");
-    refused(
+    assert_refused(
         root.attempt(&format!(
             "symvers=$(readlink -f /lib/modules/{release}/build/Module.symvers)
             sed '0,/\\t_R/s//\\t_Q/' $symvers >/run/symvers
@@ -335,13 +314,13 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     );
 
     println!("# interrupted");
-    let half_way = format!(
+    let start_making = format!(
         "env --default-signal=INT {make} >/run/said 2>&1 &
         until grep -q '  [A-Z]* .*rust' /run/said; do kill -0 $!; sleep 0.1; done"
     );
-    refused(
+    assert_refused(
         root.attempt(&format!(
-            "{half_way}
+            "{start_making}
             kill -INT $!
             status=0; wait $! || status=$?
             if pgrep -x make; then exit 1; fi
@@ -352,14 +331,13 @@ fn whatever_is_missing_rust_tree_says_so_and_leaves_nothing_half_made() {
     );
 
     println!("# killed");
-    root.run(&format!("{half_way}; kill -KILL $!"));
+    root.run(&format!("{start_making}; kill -KILL $!"));
     assert_eq!(root.run("rust-tree --list"), "");
-    let checked = root.attempt(&format!("rust-tree --check {release}"));
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert_eq!(checked.status.code(), Some(1), "{said}");
-    assert!(said.contains("'rust-tree"), "{said}");
+    let check = root.attempt(&format!("rust-tree --check {release}"));
+    check.assert_exit_code(1);
+    check.assert_refused("rust-tree", &["'rust-tree"]);
 
-    // After all that, a proper run has what it began with, but for what was killed, and works.
+    // A proper run after these failures succeeds, and removes the files that the killed run left.
     println!("{}", root.run("dpkg --configure -a"));
     assert_installed(&root, &[&release]);
     assert_eq!(

@@ -1,49 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make install`, and what a kernel that wants signatures takes. Runs in the lab, and boots a guest for each test.
+//! `make install`, and kernels that load only signed modules. Runs in the lab, and boots a guest
+//! for each test.
 
 use kstat_tests::{
     lab::{
-        chroot::{copy_sources, project},
+        copy_sources, project,
         rust_tree::{release, tree},
+        vm,
     },
-    tool::{self, shell},
+    tool::{shell, Outcome},
 };
-use std::process::Command;
 
-/// Runs a script in a guest whose kernel has `append` on its command line; returns what it said.
+/// Runs `script` in a guest that scripts/vm boots with `options` and with `append` on its kernel
+/// command line. Asserts that the script succeeds, and returns its output.
 #[track_caller]
-fn guest(kernel: &[&str], append: &str, script: &str) -> String {
-    let output = Command::new(project().join("scripts/vm"))
-        .args(kernel)
-        .args(["--", "bash", "-ec", script])
-        .env("KSTAT_APPEND", append)
-        .output()
-        .expect("running scripts/vm");
-    let said = tool::said(script, &output);
+fn run_in_guest(options: &[&str], append: &str, script: &str) -> String {
+    let output = Outcome::of(
+        vm().args(options)
+            .args(["--", "bash", "-ec", script])
+            .env("KSTAT_APPEND", append),
+    )
+    .expect_success();
 
-    println!("{said}");
-    said
+    println!("{output}");
+    output
 }
 
-/// A key that no kernel knows, as DKMS would make it for a machine.
-const KEY: &str =
+/// Makes a signing key that no kernel trusts, as DKMS makes one for each machine.
+const MAKE_KEY: &str =
     "openssl req -quiet -new -x509 -newkey rsa:2048 -nodes -subj /CN=stranger -outform DER \
     -keyout /tmp/mok.key -out /tmp/mok.pub 2>&1";
 
 #[test]
-fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
-    let copy = project().join("build/by-hand");
-    shell(&format!(
-        "rm -rf {copy}; mkdir -p {copy}",
-        copy = copy.display()
-    ));
-    copy_sources(&copy);
-    // Compiled and installed here, which is quick, as into other systems; loaded in a guest.
-    let said = shell(&format!(
+fn modprobe_finds_the_installed_module_until_make_uninstall() {
+    // The guest sees build/, and not the lab's /tmp.
+    let copy = tempfile::Builder::new()
+        .prefix("make-install-")
+        .tempdir_in(project().join("build"))
+        .expect("making a folder");
+    let copy = copy.path();
+    copy_sources(copy);
+    // The module is compiled and installed in the lab, which is faster than a guest, with
+    // INSTALL_MOD_PATH. The guest loads it.
+    let output = shell(&format!(
         "cd {copy}
         make() {{ command make --no-print-directory KDIR={tree} INSTALL_MOD_PATH={copy}/$1 \"${{@:2}}\" 2>&1; }}
-        {KEY}
+        {MAKE_KEY}
         make plain install
         make signed install SIGN_KEY=/tmp/mok.key
         make signed install SIGN_KEY=/tmp/mok.key
@@ -55,21 +58,25 @@ fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
         copy = copy.display(),
         tree = tree().display(),
     ));
-    println!("{said}");
-    assert_eq!(said.matches("kstat is installed for ").count(), 4, "{said}");
-    let [.., gone, refused, _make] = said.lines().collect::<Vec<_>>()[..] else {
-        panic!("{said}");
+    println!("{output}");
+    assert_eq!(
+        output.matches("kstat is installed for ").count(),
+        4,
+        "{output}"
+    );
+    let [.., gone, refused, _make] = output.lines().collect::<Vec<_>>()[..] else {
+        panic!("{output}");
     };
     assert!(
         gone.starts_with("kstat is no longer installed for "),
-        "{said}"
+        "{output}"
     );
     assert!(
         refused.starts_with("kstat: /nowhere does not say for which kernel it is"),
-        "{said}"
+        "{output}"
     );
 
-    let said = guest(
+    let output = run_in_guest(
         &[],
         "",
         &format!(
@@ -84,57 +91,60 @@ fn what_make_install_installs_modprobe_finds_until_make_uninstall() {
     );
     let file = format!("/lib/modules/{}/updates/kstat.ko.xz", release());
     assert!(
-        said.contains(&format!("plain: N is 10, signed by '', {file}\n")),
-        "{said}"
+        output.contains(&format!("plain: N is 10, signed by '', {file}\n")),
+        "{output}"
     );
     assert!(
-        said.contains(&format!("signed: N is 10, signed by 'stranger', {file}\n")),
-        "{said}"
+        output.contains(&format!("signed: N is 10, signed by 'stranger', {file}\n")),
+        "{output}"
     );
-    assert!(said.contains("FATAL: Module kstat not found"), "{said}");
+    assert!(output.contains("FATAL: Module kstat not found"), "{output}");
 }
 
-/// Tries an unsigned module, one that a stranger signed, and one signed with `key`.
-fn try_signatures(sign_file: &str, key: &str) -> String {
+/// Returns a shell script that tries to load an unsigned module and one that is signed by the key
+/// of [`MAKE_KEY`], and then runs `more`, which can call `sign` and `load`.
+fn try_signatures(sign_file: &str, more: &str) -> String {
     format!(
-        "{KEY}
+        "{MAKE_KEY}
         sign() {{ cp $KSTAT_KO /tmp/$1.ko; {sign_file} sha256 $2 $3 /tmp/$1.ko; }}
         load() {{ insmod $1 2>&1 && echo \"$1 is loaded, N is $(cat /proc/kstat/counter)\" && rmmod kstat || true; }}
         sign strange /tmp/mok.key /tmp/mok.pub
         load $KSTAT_KO; load /tmp/strange.ko
-        {key}
+        {more}
         dmesg | grep -o 'Loading of.*'"
     )
 }
 
+/// The kernel's messages about an unsigned module, and about a module signed by an unknown key.
 const REFUSED: [&str; 2] = [
     "Loading of unsigned module is rejected",
     "Loading of module with unavailable key is rejected",
 ];
 
 #[test]
-fn a_stock_kernel_that_wants_signatures_takes_none_but_debians() {
-    let said = guest(
+fn stock_kernel_enforcing_signatures_refuses_other_keys_than_debians() {
+    let output = run_in_guest(
         &[],
         "module.sig_enforce=1",
         &try_signatures("/lib/modules/$(uname -r)/build/scripts/sign-file", ""),
     );
 
     assert_eq!(
-        said.matches("Key was rejected by service").count(),
+        output.matches("Key was rejected by service").count(),
         2,
-        "{said}"
+        "{output}"
     );
-    assert!(!said.contains("is loaded"), "{said}");
+    assert!(!output.contains("is loaded"), "{output}");
     for words in REFUSED {
-        assert!(said.contains(words), "{words:?} is not in: {said}");
+        assert!(output.contains(words), "{words:?} is not in: {output}");
     }
 }
 
-/// This kernel was built with a key of its own, which it trusts as it would one that was enrolled.
+/// The user-mode kernel was built with a key of its own. It trusts this key as it trusts an
+/// enrolled key.
 #[test]
-fn a_kernel_that_wants_signatures_takes_that_of_a_key_it_trusts() {
-    let said = guest(
+fn kernel_enforcing_signatures_loads_a_module_signed_by_a_trusted_key() {
+    let output = run_in_guest(
         &["-k", "uml"],
         "module.sig_enforce=1",
         &try_signatures(
@@ -145,16 +155,16 @@ fn a_kernel_that_wants_signatures_takes_that_of_a_key_it_trusts() {
     );
 
     assert_eq!(
-        said.matches("Key was rejected by service").count(),
+        output.matches("Key was rejected by service").count(),
         2,
-        "{said}"
+        "{output}"
     );
-    assert_eq!(said.matches("is loaded").count(), 1, "{said}");
+    assert_eq!(output.matches("is loaded").count(), 1, "{output}");
     assert!(
-        said.contains("/tmp/trusted.ko is loaded, N is 10\n"),
-        "{said}"
+        output.contains("/tmp/trusted.ko is loaded, N is 10\n"),
+        "{output}"
     );
     for words in REFUSED {
-        assert!(said.contains(words), "{words:?} is not in: {said}");
+        assert!(output.contains(words), "{words:?} is not in: {output}");
     }
 }

@@ -1,69 +1,96 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust-tree/rust-tree`: what it refuses, and that a module which is not ours builds with what it makes.
-//! Runs in the lab. What it does where the network, the source or the disk is missing is in `install`.
+//! `rust-tree/rust-tree`: the errors that it reports, and the build of another module with a tree
+//! that it made. Runs in the lab. The test program `install` has its errors without network, source
+//! or disk space.
 
 use kstat_tests::{
     lab::{
-        chroot::project,
-        rust_tree::{cache, release, rust_tree, rust_tree_after, tree, Said},
+        project,
+        rust_tree::{cache, release, rust_tree, rust_tree_after, tree},
+        vm,
     },
-    tool::{run, shell},
+    tool::{run, shell, Outcome},
 };
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
 
-/// A copy of the lab's tree that a test may do anything to, which rust-tree finds where the lab's was.
-struct Copy(PathBuf);
+/// The name that rust-tree puts before its messages.
+const SPEAKER: &str = "rust-tree";
+
+/// A cache folder with a copy of the lab's tree, which a test may change. rust-tree finds it in
+/// place of the lab's cache.
+struct Copy(TempDir);
 
 impl Copy {
-    fn new(name: &str) -> Self {
-        let copy = project().join(format!("build/tree-{name}"));
-        if copy.exists() {
-            fs::remove_dir_all(&copy).expect("removing an old copy");
-        }
-        fs::create_dir_all(&copy).expect("making a folder");
+    /// Copies the lab's tree.
+    #[track_caller]
+    fn new() -> Self {
+        // The lab's /tmp is in memory, and a tree takes 180 MB.
+        let copy = tempfile::Builder::new()
+            .prefix("tree-")
+            .tempdir_in(project().join("build"))
+            .expect("making a folder");
+
         run(
             "cp",
-            &["-a", &tree().to_string_lossy(), &copy.to_string_lossy()],
+            &[
+                "-a",
+                &tree().to_string_lossy(),
+                &copy.path().to_string_lossy(),
+            ],
         );
         Self(copy)
     }
 
-    /// Changes it by a line of shell, which runs in the tree, and asks rust-tree whether that is whole.
+    /// Returns the cache folder.
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Runs `change`, a shell script, in the tree, and then `rust-tree --check`.
     #[track_caller]
-    fn check_after(&self, change: &str) -> Said {
+    fn check_after(&self, change: &str) -> Outcome {
         self.rust_tree_after(change, &["--check", &release()])
     }
 
-    /// Changes it in the same way, and runs rust-tree.
+    /// Runs `change`, a shell script, in the tree, and then rust-tree.
     #[track_caller]
-    fn rust_tree_after(&self, change: &str, arguments: &[&str]) -> Said {
-        let before = format!(
+    fn rust_tree_after(&self, change: &str, arguments: &[&str]) -> Outcome {
+        let setup = format!(
             "mount --bind {} {}; cd {}; {change}",
-            self.0.display(),
+            self.path().display(),
             cache().display(),
             cache().join(release()).display()
         );
-        rust_tree_after(&before, arguments)
+        rust_tree_after(&setup, arguments)
     }
 }
 
-impl Drop for Copy {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).expect("removing a copy");
-    }
+/// Asserts that rust-tree failed because the tree cannot be used, and that its message about the
+/// tree contains `words`.
+#[track_caller]
+fn assert_unusable(outcome: &Outcome, words: &str) {
+    assert!(!outcome.status.success(), "{outcome:?}");
+    let lines = outcome.lines_by(SPEAKER);
+    let Some(line) = lines.iter().find(|line| line.contains("cannot be used: ")) else {
+        panic!("rust-tree does not call the tree unusable: {outcome:?}");
+    };
+    assert!(line.contains(words), "{words:?} is not in {line:?}");
 }
 
 #[test]
-fn a_whole_tree_passes_and_is_listed() {
-    let copy = Copy::new("whole");
+fn complete_tree_passes_check_and_is_listed() {
+    let copy = Copy::new();
     let tree = tree();
 
-    let said = copy.check_after("true");
-    assert!(said.success, "{said:?}");
-    assert_eq!(PathBuf::from(&said.folder), tree);
+    let printed = copy.check_after("true").expect_success();
+    assert_eq!(PathBuf::from(printed.trim_end()), tree);
 
-    let listed = rust_tree(&["--list"]).folder;
+    let listed = rust_tree(&["--list"]).expect_success();
     let line = listed
         .lines()
         .find(|line| line.starts_with(&format!("{}\t", release())))
@@ -75,19 +102,19 @@ fn a_whole_tree_passes_and_is_listed() {
 }
 
 #[test]
-fn a_whole_tree_passes_whatever_the_language() {
-    let said = rust_tree_after(
+fn complete_tree_passes_check_in_any_locale() {
+    rust_tree_after(
         "export LC_ALL=C.UTF-8 LANGUAGE=de",
         &["--check", &release()],
-    );
-    assert!(said.success, "{said:?}");
+    )
+    .expect_success();
 }
 
-/// The source may be gone by then, and with it the way to make another.
+/// The old tree may be impossible to make again: by then, the source may not be available any more.
 #[test]
-fn a_tree_that_cannot_be_used_stays_until_there_is_another() {
-    let copy = Copy::new("stays");
-    let said = copy.rust_tree_after(
+fn unusable_tree_is_kept_until_its_replacement_is_complete() {
+    let copy = Copy::new();
+    let outcome = copy.rust_tree_after(
         "rm rust/libpin_init.rmeta
         mkdir ../bin
         printf '#!/bin/sh\\necho 1M\\n' >../bin/df
@@ -96,12 +123,13 @@ fn a_tree_that_cannot_be_used_stays_until_there_is_another() {
         &[&release()],
     );
 
-    said.assert_refused(&["has 1 MB free"]);
-    assert!(copy.0.join(release()).join("rust/libkernel.rmeta").exists());
+    outcome.assert_refused(SPEAKER, &["has 1 MB free"]);
+    let tree = copy.path().join(release());
+    assert!(tree.join("rust/libkernel.rmeta").exists());
 }
 
 #[test]
-fn a_tree_that_was_changed_is_refused() {
+fn changed_tree_is_refused() {
     for change in [
         "printf x | dd of=rust/libkernel.rmeta bs=1 seek=1000000 conv=notrunc status=none",
         "truncate -s -1 rust/libmacros.so",
@@ -112,16 +140,18 @@ fn a_tree_that_was_changed_is_refused() {
         "ln -sfn /usr/include include",
         "sed -i s/KBUILD_OUTPUT=/KBUILD_OUTPUT=x/ Makefile",
     ] {
-        Copy::new("changed")
-            .check_after(change)
-            .assert_unusable(&["its files were changed after it was made"]);
+        assert_unusable(
+            &Copy::new().check_after(change),
+            "its files were changed after it was made",
+        );
     }
 }
 
 #[test]
-fn a_tree_of_other_headers_or_compilers_is_refused() {
+fn tree_made_from_other_headers_or_compilers_is_refused() {
     let headers = "$(readlink -f /lib/modules/*/build)";
-    // One symbol of the kernel's, its rustc, and a compiler's; and a tree that was made for another.
+    // Another kernel symbol, another rustc, another bindgen, no record of what the tree was made
+    // from, and a tree made from another version of the headers.
     for change in [
         format!("sed '0,/_R/s/_R/_Q/' {headers}/Module.symvers >/tmp/new; mount --bind /tmp/new {headers}/Module.symvers"),
         "sed -i 's/^rustc .*/rustc 1.2.3/' .key".into(),
@@ -129,74 +159,96 @@ fn a_tree_of_other_headers_or_compilers_is_refused() {
         "rm .key".into(),
         "sed -i 's,/usr/src/linux-headers-.*,/usr/src/linux-headers-1.2.3 1.2.3-1,' .key".into(),
     ] {
-        Copy::new("other")
-            .check_after(&change)
-            .assert_unusable(&["made from other headers, or by another rustc or bindgen"]);
+        assert_unusable(
+            &Copy::new().check_after(&change),
+            "made from other headers, or by another rustc or bindgen",
+        );
     }
 }
 
 #[test]
-fn headers_that_are_not_configured_as_the_kernel_are_refused() {
-    let said = rust_tree_after(
+fn headers_with_another_configuration_than_the_kernels_are_refused() {
+    let outcome = rust_tree_after(
         "headers=$(readlink -f /lib/modules/*/build)
         sed 's/^CONFIG_IPV6=y/CONFIG_IPV6=m/' $headers/.config >/tmp/new
         mount --bind /tmp/new $headers/.config",
         &[&release()],
     );
-    said.assert_refused(&[
-        "is not the kernel's configuration, which has 'CONFIG_IPV6=y'",
-        "reinstall linux-headers-",
-    ]);
+    outcome.assert_refused(
+        SPEAKER,
+        &[
+            "is not the kernel's configuration, which has 'CONFIG_IPV6=y'",
+            "reinstall linux-headers-",
+        ],
+    );
 }
 
 #[test]
-fn another_rustc_than_the_kernels_is_refused() {
-    let said = rust_tree_after(
+fn rustc_other_than_the_kernels_is_refused() {
+    let outcome = rust_tree_after(
         "printf '#!/bin/sh\\necho rustc 1.2.3\\n' >/tmp/rustc
         chmod +x /tmp/rustc
         mount --bind /tmp/rustc $(readlink -f /usr/bin/rustc)",
         &[&release()],
     );
-    said.assert_refused(&[
-        "was built by 'rustc 1.",
-        "rustc here is 'rustc 1.2.3'",
-        "install the rustc",
-    ]);
+    outcome.assert_refused(
+        SPEAKER,
+        &[
+            "was built by 'rustc 1.",
+            "rustc here is 'rustc 1.2.3'",
+            "install the rustc",
+        ],
+    );
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
-    rust_tree(&["--never"]).assert_refused(&["there is no option --never"]);
-    rust_tree(&["../etc"]).assert_refused(&["../etc is not a kernel release"]);
-    rust_tree(&["a", "b"]).assert_refused(&["name one kernel release"]);
-    rust_tree(&["--remove"]).assert_refused(&["name a kernel release"]);
-    rust_tree(&["--check", ""]).assert_refused(&["name a kernel release"]);
-    rust_tree(&["--remove", "1.2.3-none"]).assert_refused(&["there is no tree for 1.2.3-none"]);
-    rust_tree(&["1.2.3-none"]).assert_refused(&[
-        "the headers of 1.2.3-none are not installed",
-        "linux-headers-1.2.3-none",
-    ]);
+fn invalid_arguments_are_refused() {
+    let assert_refused =
+        |arguments: &[&str], words: &[&str]| rust_tree(arguments).assert_refused(SPEAKER, words);
+
+    assert_refused(&["--never"], &["there is no option --never"]);
+    assert_refused(&["../etc"], &["../etc is not a kernel release"]);
+    assert_refused(&["a", "b"], &["name one kernel release"]);
+    assert_refused(&["--remove"], &["name a kernel release"]);
+    assert_refused(&["--check", ""], &["name a kernel release"]);
+    assert_refused(
+        &["--remove", "1.2.3-none"],
+        &["there is no tree for 1.2.3-none"],
+    );
+    assert_refused(
+        &["1.2.3-none"],
+        &[
+            "the headers of 1.2.3-none are not installed",
+            "linux-headers-1.2.3-none",
+        ],
+    );
     assert!(rust_tree(&["--help"])
-        .folder
+        .expect_success()
         .starts_with("usage: rust-tree "));
 }
 
 #[test]
-fn remove_removes_one_and_no_other() {
-    let copy = Copy::new("remove");
-    fs::create_dir(copy.0.join("other")).expect("making another");
-    let before = format!("mount --bind {} {}", copy.0.display(), cache().display());
+fn remove_deletes_only_the_named_tree() {
+    let copy = Copy::new();
+    fs::create_dir(copy.path().join("other")).expect("making another tree");
+    let setup = format!(
+        "mount --bind {} {}",
+        copy.path().display(),
+        cache().display()
+    );
 
-    let said = rust_tree_after(&before, &["--remove", &release()]);
+    rust_tree_after(&setup, &["--remove", &release()]).expect_success();
 
-    assert!(said.success, "{said:?}");
-    assert!(!copy.0.join(release()).exists());
-    assert!(copy.0.join("other").exists());
-    assert!(cache().join(release()).exists(), "the lab's own is gone");
+    assert!(!copy.path().join(release()).exists());
+    assert!(copy.path().join("other").exists());
+    assert!(
+        cache().join(release()).exists(),
+        "the lab's own tree is gone"
+    );
 }
 
 #[test]
-fn a_module_that_is_not_ours_builds_and_loads() {
+fn unrelated_module_builds_and_loads() {
     let folder = project().join("build/hello");
     fs::create_dir_all(&folder).expect("making a folder");
     for name in ["Kbuild", "hello.rs"] {
@@ -212,22 +264,20 @@ fn a_module_that_is_not_ours_builds_and_loads() {
         tree().display(),
         folder.display()
     ));
-    let output = Command::new(project().join("scripts/vm"))
-        .args([
+    let outcome = Outcome::of(
+        vm().args([
             "--",
             "sh",
             "-c",
             "insmod $1 && rmmod hello && dmesg | grep -o 'hello: from.*'",
             "sh",
         ])
-        .arg(folder.join("hello.ko"))
-        .output()
-        .expect("running scripts/vm");
+        .arg(folder.join("hello.ko")),
+    );
 
     assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
+        outcome.stdout_text(),
         "hello: from outside of the tree\n",
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
+        "{outcome:?}"
     );
 }

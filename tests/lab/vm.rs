@@ -1,37 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `scripts/vm`: what comes back from a guest. Runs in the lab, and boots a guest for each test.
+//! `scripts/vm`: what it returns from a guest, and when a guest fails. Runs in the lab, and boots a
+//! guest for each test.
 
+use kstat_tests::{lab, tool::Outcome};
 use std::{
     path::Path,
-    process::{Command, Output},
     time::{Duration, Instant},
 };
 
-fn vm(arguments: &[&str]) -> Output {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/vm"))
-        .args(arguments)
-        .output()
-        .expect("running scripts/vm")
-}
+/// The exit status of scripts/vm if it cannot run the command, or if the guest fails.
+const VM_FAILED: i32 = 125;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Runs scripts/vm with `arguments`.
+#[track_caller]
+fn vm(arguments: &[&str]) -> Outcome {
+    Outcome::of(lab::vm().args(arguments))
 }
 
 #[test]
-fn output_errors_and_exit_status_come_back_and_there_is_a_module_to_load() {
+fn output_and_exit_status_are_returned_and_kstat_ko_can_be_loaded() {
     let script = "insmod $KSTAT_KO && cat /proc/kstat/counter; echo also >/dev/stderr; exit 7";
-    let output = vm(&["--", "sh", "-c", script]);
+    let outcome = vm(&["--", "sh", "-c", script]);
 
-    assert_eq!(text(&output.stderr), "also\n");
-    assert_eq!(text(&output.stdout), "10\n");
-    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(outcome.stderr_text(), "also\n");
+    assert_eq!(outcome.stdout_text(), "10\n");
+    outcome.assert_exit_code(7);
 }
 
 #[test]
-fn the_guest_has_as_many_cpus_as_asked_for_and_what_it_writes_to_the_lab_is_gone() {
-    let output = vm(&[
+fn guest_has_the_requested_cpus_and_its_writes_do_not_reach_the_lab() {
+    let outcome = vm(&[
         "-s",
         "4",
         "--",
@@ -40,8 +39,7 @@ fn the_guest_has_as_many_cpus_as_asked_for_and_what_it_writes_to_the_lab_is_gone
         "nproc; id -u; touch /of-a-guest",
     ]);
 
-    assert_eq!(text(&output.stdout), "4\n0\n", "{}", text(&output.stderr));
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(outcome.expect_success(), "4\n0\n");
     assert!(
         !Path::new("/of-a-guest").exists(),
         "the guest wrote to the lab"
@@ -49,39 +47,39 @@ fn the_guest_has_as_many_cpus_as_asked_for_and_what_it_writes_to_the_lab_is_gone
 }
 
 #[test]
-fn a_guest_that_crashes_fails_within_seconds_and_its_console_is_shown() {
+fn crashed_guest_fails_within_seconds_and_shows_its_console() {
     let timed = |command| {
         let start = Instant::now();
-        let output = vm(&["-t", "300", "--", "sh", "-c", command]);
-        (output, start.elapsed())
+        let outcome = vm(&["-t", "300", "--", "sh", "-c", command]);
+        (outcome, start.elapsed())
     };
 
-    let (sound, takes) = timed("exit 1");
-    assert_eq!(sound.status.code(), Some(1), "{}", text(&sound.stderr));
+    let (sound, sound_time) = timed("exit 1");
+    sound.assert_exit_code(1);
 
-    let (crashed, took) = timed("echo c >/proc/sysrq-trigger");
-    let errors = text(&crashed.stderr);
-    assert_eq!(crashed.status.code(), Some(125), "{errors}");
+    let (crashed, crash_time) = timed("echo c >/proc/sysrq-trigger");
+    crashed.assert_exit_code(VM_FAILED);
+    let errors = crashed.stderr_text();
     assert!(errors.contains("sysrq triggered crash"), "{errors}");
-    println!("a guest took {takes:?}, one that crashed {took:?}");
+    println!("a guest took {sound_time:?}, and one that crashed {crash_time:?}");
     assert!(
-        took < takes + Duration::from_secs(15),
-        "a guest took {takes:?}, one that crashed {took:?}"
+        crash_time < sound_time + Duration::from_secs(15),
+        "a guest took {sound_time:?}, and one that crashed {crash_time:?}"
     );
 }
 
 #[test]
-fn another_kernel_than_the_labs_is_refused_inside_of_it() {
-    let output = vm(&["-k", "6.12", "--", "true"]);
-    let errors = text(&output.stderr);
+fn kernel_of_another_lab_is_refused_inside_a_lab() {
+    let outcome = vm(&["-k", "6.12", "--", "true"]);
 
-    assert_eq!(output.status.code(), Some(125), "{errors}");
+    outcome.assert_exit_code(VM_FAILED);
+    let errors = outcome.stderr_text();
     assert!(errors.starts_with("vm: this is the lab of "), "{errors}");
 }
 
 #[test]
-fn what_the_command_leaves_running_ends_with_it() {
-    let output = vm(&[
+fn background_processes_end_with_the_command() {
+    let outcome = vm(&[
         "-t",
         "60",
         "--",
@@ -90,21 +88,22 @@ fn what_the_command_leaves_running_ends_with_it() {
         "echo begun; sleep 1000 & exit 3",
     ]);
 
-    assert_eq!(text(&output.stdout), "begun\n", "{}", text(&output.stderr));
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(outcome.stdout_text(), "begun\n", "{outcome:?}");
+    outcome.assert_exit_code(3);
 }
 
 #[test]
-fn a_guest_whose_kernel_reports_a_fault_fails_whatever_its_command_said() {
-    let output = vm(&["--", "sh", "-c", "echo 'WARNING: a test' >/dev/kmsg"]);
-    let errors = text(&output.stderr);
+fn kernel_warning_fails_the_guest_even_if_the_command_succeeds() {
+    let outcome = vm(&["--", "sh", "-c", "echo 'WARNING: a test' >/dev/kmsg"]);
 
-    assert_eq!(output.status.code(), Some(125), "{errors}");
+    outcome.assert_exit_code(VM_FAILED);
+    let errors = outcome.stderr_text();
     assert!(errors.contains("WARNING: a test"), "{errors}");
 }
 
 #[test]
-fn a_race_is_kstats_if_kstat_was_in_it_and_not_below_an_interrupt() {
+fn race_fails_the_guest_only_if_kstat_is_not_below_an_interrupt() {
+    // Logs a report of KCSAN with these stack frames, the innermost first.
     let report = |frames: &[&str]| {
         let lines = [
             &[
@@ -123,33 +122,29 @@ fn a_race_is_kstats_if_kstat_was_in_it_and_not_below_an_interrupt() {
         vm(&["--", "sh", "-c", &script.concat()])
     };
 
-    let others = report(&["a+0x1/0x2", "asm_sysvec+0x1/0x2", "hook+0x1/0x2 [kstat]"]);
-    let errors = text(&others.stderr);
-    assert_eq!(others.status.code(), Some(0), "{errors}");
+    // The race is in an interrupt that interrupted kstat's hook.
+    let interrupted = report(&["a+0x1/0x2", "asm_sysvec+0x1/0x2", "hook+0x1/0x2 [kstat]"]);
+    interrupted.expect_success();
+    let errors = interrupted.stderr_text();
     assert!(errors.contains("KCSAN reported 1 races"), "{errors}");
 
-    let ours = report(&["hook+0x1/0x2 [kstat]", "asm_sysvec+0x1/0x2", "a+0x1/0x2"]);
-    let errors = text(&ours.stderr);
-    assert_eq!(ours.status.code(), Some(125), "{errors}");
+    // The race is in kstat's hook, which ran in an interrupt.
+    let kstat = report(&["hook+0x1/0x2 [kstat]", "asm_sysvec+0x1/0x2", "a+0x1/0x2"]);
+    kstat.assert_exit_code(VM_FAILED);
+    let errors = kstat.stderr_text();
     assert!(errors.contains("BUG: KCSAN: data-race"), "{errors}");
 
-    let amidst = report(&["a+0x1/0x2", "WARNING: on another CPU"]);
-    let errors = text(&amidst.stderr);
-    assert_eq!(amidst.status.code(), Some(125), "{errors}");
+    // Another CPU logs a warning in the middle of a report about a race without kstat.
+    let interleaved = report(&["a+0x1/0x2", "WARNING: on another CPU"]);
+    interleaved.assert_exit_code(VM_FAILED);
+    let errors = interleaved.stderr_text();
     assert!(errors.contains("WARNING: on another CPU"), "{errors}");
 }
 
 #[test]
-fn the_demo_shows_what_the_readme_says_and_agrees_with_nftables() {
-    let output = vm(&["--", "bash", "../lab/guest/demo"]);
-    let shown = text(&output.stdout);
+fn demo_prints_the_commands_of_the_readme_and_agrees_with_nftables() {
+    let output = vm(&["--", "bash", "../lab/guest/demo"]).expect_success();
 
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{shown}{}",
-        text(&output.stderr)
-    );
     for line in [
         "-- Load kstat. Nothing is hooked yet, and nothing is counted.\n",
         "# curl -s -o /dev/null http://127.0.0.1:8000/file; cat /proc/kstat/nout\n",
@@ -157,15 +152,15 @@ fn the_demo_shows_what_the_readme_says_and_agrees_with_nftables() {
         "# echo 20 >/proc/kstat/counter\n",
         "-- kstat counted ",
     ] {
-        assert!(shown.contains(line), "{line:?} is not in:\n{shown}");
+        assert!(output.contains(line), "{line:?} is not in:\n{output}");
     }
 }
 
 #[test]
-fn a_guest_that_hangs_fails_when_its_time_is_over() {
-    let output = vm(&["-t", "20", "--", "sleep", "1000"]);
-    let errors = text(&output.stderr);
+fn hanging_guest_fails_after_its_time_limit() {
+    let outcome = vm(&["-t", "20", "--", "sleep", "1000"]);
 
-    assert_eq!(output.status.code(), Some(125), "{errors}");
+    outcome.assert_exit_code(VM_FAILED);
+    let errors = outcome.stderr_text();
     assert!(errors.contains("did not end within 20 seconds"), "{errors}");
 }

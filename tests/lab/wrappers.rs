@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wrappers, used as kstat does not: the examples of their documentation run, and safe calls do
-//! not reach undefined behaviour.
+//! The wrappers, in uses that kstat itself does not make of them: the examples in their
+//! documentation run, and safe calls do not reach undefined behaviour.
 //!
-//! Runs in the lab, and boots a guest of the kernel that `KSTAT_KERNEL` names: KASAN's kernel reports what
-//! the stock kernel may survive.
+//! Runs in the lab, and boots a guest with the kernel that `KSTAT_KERNEL` names. The KASAN kernel
+//! reports memory errors that the stock kernel may survive.
 
 use kstat_tests::{
-    lab::{chroot::project, rust_tree},
+    lab::{project, rust_tree, vm},
     scale::did,
-    tool,
+    tool::{self, Outcome},
 };
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ use std::{
 /// The wrappers that have examples.
 const WRAPPERS: [&str; 5] = ["netfilter", "netns", "param", "percpu", "proc_fs"];
 
-/// An example of the documentation.
+/// An example in the documentation.
 struct Example {
     wrapper: &'static str,
     code: String,
@@ -48,7 +48,7 @@ fn examples() -> Vec<Example> {
                     wrapper,
                     code: code.take().expect("an example that began"),
                 }),
-                // As in rustdoc, what begins with # is compiled and not shown.
+                // As in rustdoc, lines that begin with # are compiled but not shown.
                 (line, Some(code)) => {
                     *code += line.strip_prefix("# ").unwrap_or(line);
                     *code += "\n";
@@ -83,7 +83,7 @@ fn source(examples: &[Example]) -> String {
     )
 }
 
-/// Builds the module for the kernel under test, once; returns the path of the object.
+/// Builds the module for the kernel under test, at the first call. Returns the path of the object.
 fn object() -> &'static Path {
     static OBJECT: OnceLock<PathBuf> = OnceLock::new();
 
@@ -105,36 +105,38 @@ fn object() -> &'static Path {
             ),
         };
         let copy = project().join(format!("build/wrappers-{name}"));
-        let own = project().join("tests/fixtures/wrappers");
+        let fixture = project().join("tests/fixtures/wrappers");
         tool::shell(&format!(
             "rm -rf {copy}; mkdir -p {copy}; cd {project}
-             cp -r abstractions netfilter_shim.[ch] Kbuild Makefile {own}/*.rs {copy}",
+             cp -r abstractions netfilter_shim.[ch] Kbuild Makefile {fixture}/*.rs {copy}",
             copy = copy.display(),
             project = project().display(),
-            own = own.display(),
+            fixture = fixture.display(),
         ));
         fs::write(copy.join("examples.rs"), source(&examples())).expect("writing the examples");
 
-        let output = Command::new("make")
-            .arg("-s")
-            .arg(format!("KDIR={tree}"))
-            .args(flags)
-            .current_dir(&copy)
-            .output()
-            .expect("running make");
-        tool::said("building the module that uses the wrappers", &output);
+        Outcome::of(
+            Command::new("make")
+                .arg("-s")
+                .arg(format!("KDIR={tree}"))
+                .args(flags)
+                .current_dir(&copy),
+        )
+        .expect_success();
         copy.join("kstat.ko")
     })
 }
 
-/// What is done with the module in the guest, in this order, each under a name.
+/// The scripts that run in the guest, in this order, each with its name.
 ///
-/// `late` is first: it needs a registration with a higher number than the kernel has given before.
+/// `late` is the first: it needs a registration whose number is higher than any that the kernel has
+/// assigned before.
 const SCRIPTS: [(&str, &str); 5] = [
     (
         "late",
-        // The second registration waits in its callback, and so does the set-up of a namespace that was
-        // allocated before, and has no room for that registration's pointer.
+        // The second registration waits in its callback. So does the set-up of a namespace that was
+        // allocated before the registration, and that has no room for the pointer of the
+        // registration.
         "insmod $KO
          echo register >/proc/misuse/late &
          register=$!
@@ -150,7 +152,7 @@ const SCRIPTS: [(&str, &str); 5] = [
     ),
     (
         "names",
-        // The module checks them when it is loaded.
+        // The module checks the names when it is loaded.
         "insmod $KO; [ ! -e /proc/misuse/b ]; rmmod kstat; [ ! -e /proc/misuse ]; echo refused",
     ),
     (
@@ -162,7 +164,7 @@ const SCRIPTS: [(&str, &str); 5] = [
     ),
     (
         "held",
-        // The set-up of a namespace calls a registration that was left behind.
+        // If a registration was left behind, the set-up of the next namespace calls it.
         "insmod $KO held=1; unshare --net true; rmmod kstat; unshare --net true
          ! insmod $KO held=1 fail=1 2>&1 || exit 1
          unshare --net true
@@ -176,66 +178,62 @@ const SCRIPTS: [(&str, &str); 5] = [
     ),
 ];
 
-/// Returns what the script of that name printed, in a guest that runs all of them once.
+/// Returns the output of the script `name`. The first call boots a guest, which runs all scripts.
 #[track_caller]
-fn said(name: &str) -> &'static str {
+fn output_of(name: &str) -> &'static str {
     static OUTPUT: OnceLock<String> = OnceLock::new();
 
     let output = OUTPUT.get_or_init(|| {
         let mut all = format!("set -euo pipefail\nKO={}\n", object().display());
         for (name, script) in SCRIPTS {
-            // A subshell after || would ignore failures.
+            // The subshell is not the left side of ||: bash would ignore set -e in it.
             all += &format!("echo '== {name}'\nset +e\n(set -e\n{script})\nset -e\n");
         }
-        let output = Command::new(project().join("scripts/vm"))
-            .args(["--", "bash", "-c", &all])
-            .output()
-            .expect("running scripts/vm");
-        tool::said("the scripts that use the wrappers", &output)
+        Outcome::of(vm().args(["--", "bash", "-c", &all])).expect_success()
     });
     let (_, rest) = output
         .split_once(&format!("== {name}\n"))
         .unwrap_or_else(|| panic!("{name} was not run: {output}"));
-    let said = rest.split("== ").next().expect("a part");
+    let output = rest.split("== ").next().expect("at least one part");
 
-    println!("{said}");
-    said
+    println!("{output}");
+    output
 }
 
 #[test]
-fn examples_of_the_documentation_run() {
-    let said = said("examples");
+fn documentation_examples_run() {
+    let output = output_of("examples");
 
     for Example { wrapper, .. } in &examples() {
         assert!(
-            said.contains(&format!("an example of {wrapper} passed")),
-            "{wrapper}: {said}"
+            output.contains(&format!("an example of {wrapper} passed")),
+            "{wrapper}: {output}"
         );
     }
-    assert_eq!(said.lines().count(), examples().len(), "{said}");
+    assert_eq!(output.lines().count(), examples().len(), "{output}");
     did(examples().len() as u64, "examples of the documentation");
 }
 
 #[test]
 fn proc_fs_refuses_names_that_are_paths_numbers_or_in_use() {
-    assert_eq!(said("names"), "refused\n");
+    assert_eq!(output_of("names"), "refused\n");
 }
 
 #[test]
 fn current_namespace_is_none_when_an_exiting_task_releases_a_file() {
-    assert_eq!(said("exiting"), "1\n");
+    assert_eq!(output_of("exiting"), "1\n");
 }
 
 #[test]
-fn registration_in_a_parameter_is_dropped_when_the_module_is_unloaded_or_fails_to_load() {
-    let said = said("held");
+fn parameter_drops_its_registration_on_unload_and_on_failed_load() {
+    let output = output_of("held");
 
-    assert!(said.contains("Operation canceled"), "{said}");
-    assert!(said.contains("Invalid parameters"), "{said}");
-    assert!(said.ends_with("end\n"), "{said}");
+    assert!(output.contains("Operation canceled"), "{output}");
+    assert!(output.contains("Invalid parameters"), "{output}");
+    assert!(output.ends_with("end\n"), "{output}");
 }
 
 #[test]
-fn data_of_a_namespace_allocated_before_the_registration_is_none_during_its_set_up() {
-    assert_eq!(said("late"), "found 0\n");
+fn data_is_none_during_setup_of_a_namespace_older_than_its_registration() {
+    assert_eq!(output_of("late"), "found 0\n");
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tests of kstat are made of: the module, hosts that send packets, and those whose word
-//! kstat's is compared with.
+//! The library of kstat's tests and of its benchmark.
 //!
-//! A test takes its [`KernelLock`](guest::exclusive::KernelLock), loads [`Kstat`](guest::module::Kstat), and makes
-//! [`Host`](guest::host::Host)s, each in a network namespace of its own, so that no test sees the packets
-//! of another. What fails says what was attempted, and panics.
+//! A test in a guest takes the [`KernelLock`](guest::exclusive::KernelLock), loads
+//! [`Kstat`](guest::module::Kstat), and makes [`Host`](guest::host::Host)s. Each host is a network
+//! namespace of its own, so no test sees the packets of another. Helpers panic with a message that
+//! says what they attempted.
+
+use std::thread;
 
 pub mod guest;
 pub mod lab;
@@ -15,7 +17,7 @@ pub mod stress;
 pub mod tool;
 pub mod wait;
 
-/// Asserts that kstat counts what somebody else, `source`, counts.
+/// Asserts that `nout` equals `other`, the count of the same packets by `source`.
 #[track_caller]
 pub fn assert_agrees(nout: u64, other: u64, source: &str) {
     println!("nout says {nout}, {source} says {other}");
@@ -23,4 +25,14 @@ pub fn assert_agrees(nout: u64, other: u64, source: &str) {
         nout, other,
         "nout says {nout}, but {source} says {other} (left: nout)"
     );
+}
+
+/// Runs `check` unless the calling thread panics already.
+///
+/// This is for checks in `drop`. A panic there during another panic would abort the test program,
+/// and the first failure would not be reported.
+pub fn unless_panicking(check: impl FnOnce()) {
+    if !thread::panicking() {
+        check();
+    }
 }

@@ -1,15 +1,121 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The commands that a person would type.
+//! Runs programs, and checks their exit status and their output.
 
 use std::{
+    fmt,
     io::Write,
-    process::{Command, Output, Stdio},
+    iter,
+    process::{Command, ExitStatus, Output, Stdio},
 };
 
-/// Runs `program` in the network namespace of the calling thread, however it ends.
+/// A program that has ended: its command line, exit status and output.
+#[derive(Clone)]
+pub struct Outcome {
+    command: String,
+    /// The exit status.
+    pub status: ExitStatus,
+    /// The standard output.
+    pub stdout: Vec<u8>,
+    /// The standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// Runs `command` to its end. Its standard input is empty unless `command` sets one.
+    #[track_caller]
+    pub fn of(command: &mut Command) -> Self {
+        let line = iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+
+        Self::new(line, output)
+    }
+
+    fn new(command: String, output: Output) -> Self {
+        Self {
+            command,
+            status: output.status,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        }
+    }
+
+    /// Returns the standard output as text.
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Returns the standard error as text.
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Asserts that the exit status is 0, and returns the standard output as text.
+    #[track_caller]
+    pub fn expect_success(&self) -> String {
+        assert!(self.status.success(), "{self:?}");
+        self.stdout_text()
+    }
+
+    /// Asserts that the program exited with `code`.
+    #[track_caller]
+    pub fn assert_exit_code(&self, code: i32) {
+        assert_eq!(self.status.code(), Some(code), "{self:?}");
+    }
+
+    /// Returns the lines of the output that begin with `speaker` and a colon, such as
+    /// `rust-tree: ...`: the lines of the standard output, then those of the standard error.
+    pub fn lines_by(&self, speaker: &str) -> Vec<String> {
+        let prefix = format!("{speaker}: ");
+
+        [self.stdout_text(), self.stderr_text()]
+            .iter()
+            .flat_map(|text| text.lines())
+            .filter(|line| line.starts_with(&prefix))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Asserts that the program failed, and that the last line by `speaker` (see
+    /// [`Self::lines_by`]) contains all of `words`.
+    #[track_caller]
+    pub fn assert_refused(&self, speaker: &str, words: &[&str]) {
+        let lines = self.lines_by(speaker);
+
+        assert!(!self.status.success(), "{self:?}");
+        let Some(last) = lines.last() else {
+            panic!("no line begins with {speaker}: {self:?}");
+        };
+        for word in words {
+            assert!(last.contains(word), "{word:?} is not in {last:?}: {self:?}");
+        }
+    }
+}
+
+/// Shows the output as the program wrote it, not as a list of bytes.
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}\n{}{}",
+            self.command,
+            self.status,
+            self.stdout_text(),
+            self.stderr_text()
+        )
+    }
+}
+
+/// Runs `program` in the network namespace of the calling thread, with `input` as its standard
+/// input. Returns also if the program fails.
 #[track_caller]
-pub fn attempt(program: &str, args: &[&str], input: &str) -> Output {
+pub fn attempt(program: &str, args: &[&str], input: &str) -> Outcome {
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
@@ -18,52 +124,40 @@ pub fn attempt(program: &str, args: &[&str], input: &str) -> Output {
         .spawn()
         .unwrap_or_else(|error| panic!("{program}: {error}"));
 
-    // Nobody here is given more than a pipe takes before it has written, so this cannot block.
+    // This does not deadlock: no program here is given more input than a pipe holds before the
+    // program itself has written its output.
     child
         .stdin
         .take()
-        .expect("its input is a pipe")
+        .expect("the standard input is a pipe")
         .write_all(input.as_bytes())
         .unwrap_or_else(|error| panic!("writing to {program} {args:?}: {error}"));
-    child
+    let output = child
         .wait_with_output()
-        .unwrap_or_else(|error| panic!("waiting for {program} {args:?}: {error}"))
+        .unwrap_or_else(|error| panic!("waiting for {program} {args:?}: {error}"));
+
+    let mut command = format!("{program} {}", args.join(" "));
+    if !input.is_empty() {
+        command += " with the input: ";
+        command.extend(input.chars().take(2000));
+    }
+    Outcome::new(command, output)
 }
 
-/// Runs `program`, which must end with 0, and returns what it printed.
+/// Runs `program`, asserts that it succeeds, and returns its standard output.
 #[track_caller]
 pub fn run(program: &str, args: &[&str]) -> String {
     run_with(program, args, "")
 }
 
-/// As [`run`], with a standard input.
+/// Runs `program` with `input` as its standard input, asserts that it succeeds, and returns its
+/// standard output.
 #[track_caller]
 pub fn run_with(program: &str, args: &[&str], input: &str) -> String {
-    let output = attempt(program, args, input);
-    let mut what = format!("{program} {args:?}");
-
-    if !input.is_empty() {
-        what.push_str(" with the input: ");
-        what.push_str(&input[..input.len().min(2000)]);
-    }
-    said(&what, &output)
+    attempt(program, args, input).expect_success()
 }
 
-/// What something printed that was run, and must have ended with 0.
-#[track_caller]
-pub fn said(what: &str, output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-
-    assert!(
-        output.status.success(),
-        "{what}: {}\n{said}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    said
-}
-
-/// Runs a line of shell as a person would type it.
+/// Runs `line` in bash, asserts that it succeeds, and returns its standard output.
 #[track_caller]
 pub fn shell(line: &str) -> String {
     run("bash", &["-c", line])

@@ -1,84 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Debian systems that are made for a test, each in a folder of its own: what somebody installs
-//! there, and what they do when they are booted. All this runs in the lab.
+//! Debian systems for tests of installation. Each is a folder in the lab, in which a test installs
+//! packages and which it boots in a guest.
 
-use crate::tool;
+use crate::{
+    lab::{project, vm},
+    tool::Outcome,
+    unless_panicking,
+};
 use std::{
     collections::BTreeSet,
-    env, fs, io,
+    fs, io, iter,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    thread,
+    process::{Command, Stdio},
 };
 
-/// What a system needs to be booted by `scripts/vm`, and to send packets that somebody else counts.
+/// The packages that `scripts/vm` needs to boot a system, and those that send packets and count
+/// them there.
 const COMMON: &str = "systemd-sysv,busybox-static,kmod,nftables,ncat,iproute2,linux-base,procps";
 
-/// A Debian system in a folder, which goes when this goes.
-pub struct Root(PathBuf);
+/// A Debian system in a folder. Dropping it removes the folder.
+pub struct Chroot(PathBuf);
 
-/// This project's folder.
-pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the project's folder")
-        .to_owned()
-}
-
-/// Copies what the module is built from into `folder`, and nothing else of the project.
-#[track_caller]
-pub fn copy_sources(folder: &Path) {
-    let status = Command::new("bash")
-        .args([
-            "-c",
-            r#"cp -r *.rs *.[ch] abstractions Kbuild Makefile "$1""#,
-        ])
-        .arg("bash")
-        .arg(folder)
-        .current_dir(project())
-        .status()
-        .expect("running bash");
-    assert!(status.success(), "copying the module's sources: {status}");
-}
-
-impl Root {
-    /// Makes a system of Debian's `suite`, to which apt knows `more` suites, and installs
-    /// `packages`, separated by commas, there.
+impl Chroot {
+    /// Makes a system of Debian's `suite` and installs `packages`, separated by commas. Its apt
+    /// also knows the suites `more`.
     #[track_caller]
     pub fn new(suite: &str, more: &[&str], packages: &str) -> Self {
         let path = project().join(format!("build/root-{suite}"));
-        let root = Self(path);
-        root.remove().expect("removing an old root");
-        fs::create_dir_all(root.0.parent().expect("its parent")).expect("making build");
+        let chroot = Self(path);
+        chroot.remove().expect("removing an old system");
+        fs::create_dir_all(chroot.0.parent().expect("build/")).expect("making build/");
 
-        // The lab's own mirror, and its settings.
+        // Use the mirror and the apt settings of the lab.
         let mirror = fs::read_to_string("/etc/apt/sources.list")
             .expect("reading the lab's sources")
             .split_whitespace()
             .find(|word| word.contains("://"))
             .expect("a mirror in the lab's sources")
             .to_owned();
-        let sources = std::iter::once(&suite)
+        let sources = iter::once(&suite)
             .chain(more)
             .map(|suite| format!("deb {mirror} {suite} main"));
-        println!("making a root of {suite}");
-        let output = Command::new("mmdebstrap")
-            .args(["--variant=apt", "--mode=root", "--quiet"])
-            .arg("--aptopt=/etc/apt/apt.conf.d/99mmdebstrap")
-            .arg(format!("--include={COMMON},{packages}"))
-            .arg(suite)
-            .arg(&root.0)
-            .args(sources)
-            .env("INITRD", "No")
-            .output()
-            .expect("running mmdebstrap");
-        tool::said("mmdebstrap", &output);
-        root.run("apt-get -q update");
-        root
+        println!("making a system of {suite}");
+        Outcome::of(
+            Command::new("mmdebstrap")
+                .args(["--variant=apt", "--mode=root", "--quiet"])
+                .arg("--aptopt=/etc/apt/apt.conf.d/99mmdebstrap")
+                .arg(format!("--include={COMMON},{packages}"))
+                .arg(suite)
+                .arg(&chroot.0)
+                .args(sources)
+                .env("INITRD", "No"),
+        )
+        .expect_success();
+        chroot.run("apt-get -q update");
+        chroot
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -90,62 +70,63 @@ impl Root {
         Ok(())
     }
 
-    fn command(&self, unshare: &[&str], script: &str) -> Command {
-        let mut command = Command::new("unshare");
-        command
-            .args([
-                "--mount",
-                "--propagation=unchanged",
-                "--pid",
-                "--fork",
-                "--kill-child",
-            ])
-            .args(unshare)
-            .args(["bash", "-ec", ENTER, "enter"])
-            .arg(&self.0)
-            .arg(script)
-            .stdin(Stdio::null());
-        command
+    /// Runs `script` as root in the system, with `unshare` as further options of unshare(1).
+    fn enter(&self, unshare: &[&str], script: &str) -> Outcome {
+        Outcome::of(
+            Command::new("unshare")
+                .args([
+                    "--mount",
+                    "--propagation=unchanged",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                ])
+                .args(unshare)
+                .args(["bash", "-ec", ENTER, "enter"])
+                .arg(&self.0)
+                .arg(script)
+                .stdin(Stdio::null()),
+        )
     }
 
-    /// Runs a script as root in it, however that ends: its output and its errors are one.
-    pub fn attempt(&self, script: &str) -> Output {
-        self.command(&[], script).output().expect("running unshare")
+    /// Runs `script` as root in the system. Its standard error goes to its standard output. Returns
+    /// also if the script fails.
+    pub fn attempt(&self, script: &str) -> Outcome {
+        self.enter(&[], script)
     }
 
     /// As [`Self::attempt`], without a network.
-    pub fn attempt_offline(&self, script: &str) -> Output {
-        self.command(&["--net"], script)
-            .output()
-            .expect("running unshare")
+    pub fn attempt_offline(&self, script: &str) -> Outcome {
+        self.enter(&["--net"], script)
     }
 
-    /// Runs a script as root in it, which must succeed, and returns what it said.
+    /// Runs `script` as root in the system, asserts that it succeeds, and returns its output.
     #[track_caller]
     pub fn run(&self, script: &str) -> String {
         println!("# {script}");
-        let output = self.attempt(script);
-        tool::said(script, &output)
+        self.attempt(script).expect_success()
     }
 
-    /// Boots it with its kernel `release`, runs a script when it is up, and returns what that said.
+    /// Boots the system with its kernel `release`, runs `script` there, asserts that it succeeds,
+    /// and returns its output.
     #[track_caller]
     pub fn boot(&self, release: &str, script: &str) -> String {
         println!("{release}# {script}");
-        // In a mount namespace of its own: what is mounted on cannot be removed.
-        let output = Command::new("unshare")
-            .args(["--mount", "--propagation=unchanged"])
-            .arg(project().join("scripts/vm"))
-            .args(["-k", release, "-r"])
-            .arg(&self.0)
-            .args(["--", "bash", "-ec", script])
-            .current_dir("/")
-            .output()
-            .expect("running scripts/vm");
-        tool::said(script, &output)
+        // scripts/vm mounts file systems in the folder. They are in a mount namespace of their own,
+        // so that the folder can be removed afterwards.
+        Outcome::of(
+            Command::new("unshare")
+                .args(["--mount", "--propagation=unchanged"])
+                .arg(vm().get_program())
+                .args(["-k", release, "-r"])
+                .arg(&self.0)
+                .args(["--", "bash", "-ec", script])
+                .current_dir("/"),
+        )
+        .expect_success()
     }
 
-    /// The releases of the kernels that are installed, the oldest first.
+    /// Returns the releases of the installed kernels, the oldest first.
     pub fn kernels(&self) -> Vec<String> {
         self.run("linux-version list | linux-version sort")
             .lines()
@@ -153,24 +134,22 @@ impl Root {
             .collect()
     }
 
-    /// All files and folders but those of packages, and what dpkg, apt and the linker keep for themselves.
+    /// Returns all files and folders that belong to no package, except those that dpkg, apt and the
+    /// linker write themselves.
     pub fn unowned(&self) -> BTreeSet<String> {
         self.run(UNOWNED).lines().map(str::to_owned).collect()
     }
 }
 
-impl Drop for Root {
+impl Drop for Chroot {
     fn drop(&mut self) {
         let removed = self.remove();
 
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
-            removed.expect("removing a root");
-        }
+        unless_panicking(|| removed.expect("removing a system"));
     }
 }
 
-/// Goes into a root as mmdebstrap does, and runs a script there.
+/// Enters the system `$1` as mmdebstrap does, and runs the script `$2` there.
 const ENTER: &str = r#"
     exec 2>&1
     mount -t proc proc "$1/proc"
@@ -182,10 +161,11 @@ const ENTER: &str = r#"
         bash -ec "$2"
 "#;
 
+/// Lists the files and folders for [`Chroot::unowned`].
 const UNOWNED: &str = r#"
     find / -xdev ! -path '/var/lib/dpkg/*' ! -path '/var/lib/apt/*' ! -path '/var/cache/apt/*' \
         ! -path '/var/log/*' ! -path '/var/cache/ldconfig/*' ! -path '/root/*' | sort >/tmp/all
-    # What a package calls /lib is /usr/lib.
+    # The lists of packages name paths in /lib, /bin and so on, which are links into /usr.
     cat /var/lib/dpkg/info/*.list | sed -E 's,^/(bin|sbin|lib|lib64)/,/usr/\1/,' | sort -u >/tmp/owned
     comm -23 /tmp/all /tmp/owned
 "#;

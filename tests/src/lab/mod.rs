@@ -1,6 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What runs in the lab: Debian systems in folders, and `rust-tree`.
+//! Helpers of the tests that run in the lab and not in a guest.
+
+use crate::tool::Outcome;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 pub mod chroot;
 pub mod rust_tree;
+
+/// Returns the root folder of the project.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent folder")
+        .to_owned()
+}
+
+/// Copies the sources and makefiles of the module into `folder`, and nothing else of the project.
+#[track_caller]
+pub fn copy_sources(folder: &Path) {
+    Outcome::of(
+        Command::new("bash")
+            .args([
+                "-c",
+                r#"cp -r *.rs *.[ch] abstractions Kbuild Makefile "$1""#,
+            ])
+            .arg("bash")
+            .arg(folder)
+            .current_dir(project()),
+    )
+    .expect_success();
+}
+
+/// Returns a command that runs `scripts/vm`, which boots a guest.
+pub fn vm() -> Command {
+    Command::new(project().join("scripts/vm"))
+}
