@@ -68,7 +68,7 @@ fn file_has_mode_0644_and_belongs_to_root() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
-    file::assert_roots(COUNTER, 0o644);
+    file::assert_root_owned(COUNTER, 0o644);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use kstat_tests::{
         link::Link,
         module::Kstat,
         network::Network,
-        nft::{self, HookPoint, Seen},
+        nft::{self, HookPoint, SeenPackets},
         packet::*,
     },
     seed,
@@ -185,7 +185,7 @@ fn assert_agree_on_each_packet(hook: &str, point: HookPoint, packets: u32) {
     let _kstat = Kstat::started(&lock, &format!("counter=1 hook={hook}"));
     let host = Host::new(&lock);
     let nout = host.open(NOUT, OpenOptions::new().read(true));
-    let seen = Seen::new(host.net(), point, &[("meta mark", "")]);
+    let seen = SeenPackets::new(host.net(), point, &[("meta mark", "")]);
     let (mut all, mut tcp) = (0, 0);
 
     assert_eq!(packets % BATCH, 0);
@@ -301,7 +301,7 @@ fn kstat_agrees_with_nftables_on_1_500_malformed_forwarded_packets() {
     let _kstat = Kstat::started(&lock, "counter=1 hook=post_routing");
     let network = Network::new(&lock);
     let nout = network.router.run(|| file::reader(NOUT));
-    let seen = Seen::new(
+    let seen = SeenPackets::new(
         &network.router,
         HookPoint::Postrouting,
         &[

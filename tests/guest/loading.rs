@@ -222,7 +222,7 @@ fn unprivileged_user_can_neither_load_nor_unload() {
 fn start_1_fails_with_e2big_if_a_namespace_of_root_is_full() {
     let lock = KernelLock::take();
     let hosts = [Host::new(&lock), Host::new(&lock), Host::new(&lock)];
-    let full = nft::Full::new(hosts[1].net(), HookPoint::Output);
+    let full = nft::FullHookPoint::new(hosts[1].net(), HookPoint::Output);
 
     let log = assert_load_fails(&lock, "start=1", Errno::E2BIG);
     assert_logged(&log, "start=1: hooks could not be registered");
@@ -245,7 +245,7 @@ fn start_1_leaves_out_a_full_namespace_of_an_unprivileged_user() {
         ("local_out", HookPoint::Output),
         ("post_routing", HookPoint::Postrouting),
     ] {
-        let _user = UserNetns::new(&nft::fill(point));
+        let _user = UserNetns::new(&nft::fill_script(point));
         let host = Host::new(&lock);
         let mut log = Log::from_now();
 

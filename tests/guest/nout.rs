@@ -26,7 +26,7 @@ fn file_has_mode_0444_and_belongs_to_root() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
-    file::assert_roots(NOUT, 0o444);
+    file::assert_root_owned(NOUT, 0o444);
 }
 
 #[test]

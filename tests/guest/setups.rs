@@ -10,7 +10,7 @@
 use kstat_tests::{
     assert_agrees,
     guest::{
-        cgroup::Denied,
+        cgroup::EgressDenied,
         exclusive::KernelLock,
         file,
         frames::Frames,
@@ -888,7 +888,7 @@ fn packet_that_a_cgroup_bpf_program_denies_is_counted() {
         let wire = Frames::of_tcp(&network.router, "near");
 
         {
-            let _denied = Denied::enter();
+            let _denied = EgressDenied::enter();
             send_syns(network, Network::FAR);
         }
         assert_counted_and_not_sent(network, &counter, &wire);

@@ -27,7 +27,7 @@ fn file_has_mode_0644_and_belongs_to_root() {
     let lock = KernelLock::take();
     let _kstat = Kstat::load(&lock, "");
 
-    file::assert_roots(START, 0o644);
+    file::assert_root_owned(START, 0o644);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn failed_start_returns_its_errno_and_leaves_all_namespaces_stopped() {
     let after = Host::new(&lock);
     let hosts = [&before, &full, &after];
     let mut log = Log::from_now();
-    let full_hook = nft::Full::new(full.net(), HookPoint::Output);
+    let full_hook = nft::FullHookPoint::new(full.net(), HookPoint::Output);
 
     assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
 
@@ -242,7 +242,7 @@ fn start_fails_with_e2big_if_the_initial_namespace_is_full() {
     let kstat = Kstat::load(&lock, "counter=1");
     let initial = Host::initial(&lock);
     let other = Host::new(&lock);
-    let full_hook = nft::Full::new(initial.net(), HookPoint::Output);
+    let full_hook = nft::FullHookPoint::new(initial.net(), HookPoint::Output);
 
     assert_eq!(file::put(START, "1\n"), Err(Errno::E2BIG));
 
@@ -278,7 +278,7 @@ fn full_namespace_of_an_unprivileged_user_is_left_out_and_logged() {
     ] {
         let lock = KernelLock::take();
         let kstat = Kstat::load(&lock, &format!("counter=1 hook={hook}"));
-        let user = UserNetns::new(&nft::fill(point));
+        let user = UserNetns::new(&nft::fill_script(point));
         let hosts = [Host::initial(&lock), Host::new(&lock)];
         let nout = || user.net().run(|| file::number(file::NOUT));
         let mut log = Log::from_now();

@@ -50,7 +50,7 @@ fn nout_equals_nftables_when_packets_interrupt_each_other() {
     let host = host_with_delayed_loopback(&lock);
     let nft = host.nft(HookPoint::Output);
     let rounds = times(15);
-    let _kcsan = setting::watch_closely();
+    let _kcsan = setting::increase_kcsan_sampling();
     let read_nout = || {
         let nout = host.open(NOUT, OpenOptions::new().read(true));
         for _ in 0..100 {

@@ -57,7 +57,7 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
     let _expedited = setting::expedite_grace_periods();
     let before = netns::settled_count();
     // In each round, descriptors alone keep three namespaces alive.
-    let rounds = times(25).max(netns::ENOUGH.div_ceil(3));
+    let rounds = times(25).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(3));
     let mut readings = 0;
 
     {
@@ -130,12 +130,12 @@ fn unload_releases_namespaces_that_open_descriptors_hold() {
     let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
-    let descriptors: Vec<_> = (0..2 * netns::ENOUGH)
+    let descriptors: Vec<_> = (0..2 * netns::MIN_FOR_LEAK_CHECK)
         .map(|_| Netns::new().run(|| file::reader(NOUT)))
         .collect();
 
     assert!(
-        netns::count() >= before + 2 * netns::ENOUGH,
+        netns::count() >= before + 2 * netns::MIN_FOR_LEAK_CHECK,
         "descriptors do not hold their namespaces"
     );
     kstat.unload();
@@ -152,7 +152,7 @@ fn descriptor_holds_its_namespace_until_it_is_closed() {
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
     // Each round makes two namespaces.
-    let rounds = times(60).max(netns::ENOUGH.div_ceil(2));
+    let rounds = times(60).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(2));
     let read_after_leaving = || {
         for path in [NOUT, COUNTER] {
             let descriptor = Netns::new().run(|| file::reader(path));

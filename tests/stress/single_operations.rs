@@ -110,7 +110,7 @@ fn new_namespaces_are_counted_from_zero_and_freed() {
     let before = netns::settled_count();
     let busy = Host::new(&lock);
     let traffic = busy.bursts();
-    let rounds = times(900).max(netns::ENOUGH);
+    let rounds = times(900).max(netns::MIN_FOR_LEAK_CHECK);
 
     for _ in 0..rounds {
         Netns::new().run(|| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that goes on, on all CPUs, while a test does something else.
+//! Work that other CPUs repeat while a test does something else.
 
 use crate::guest::cpu;
 use std::{
@@ -8,8 +8,11 @@ use std::{
     thread,
 };
 
-/// Does `work` while each of `others` is done again and again, on a CPU of its own as long as there
-/// are some, and at least once. It fails if any of them does.
+/// Does `work` while threads repeat `others`, each in a thread of its own, and returns the result
+/// of `work`.
+///
+/// The threads are spread over the CPUs in turn. Each of `others` runs at least once. A panic in
+/// `work` or in any of `others` panics here.
 #[track_caller]
 pub fn while_repeating<T>(others: &[&(dyn Fn() + Sync)], work: impl FnOnce() -> T) -> T {
     struct Done<'a>(&'a AtomicBool);
@@ -35,7 +38,7 @@ pub fn while_repeating<T>(others: &[&(dyn Fn() + Sync)], work: impl FnOnce() -> 
                 }
             });
         }
-        // Also if the work fails, or the others would never end.
+        // A guard, because a panic in `work` must stop the threads too: the scope waits for them.
         let _done = Done(done);
         work()
     })

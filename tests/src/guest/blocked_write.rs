@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A write that has begun and cannot end: what is to be written is in memory that is not there until
-//! the test provides it (`userfaultfd(2)`).
+//! A write(2) that blocks in the kernel until the test lets it go on.
+//!
+//! The buffer of the write is a page that is not present. The kernel faults on it when it copies
+//! the text from user space, and waits until the test supplies the page by userfaultfd(2).
 
 use nix::errno::Errno;
 use std::{
@@ -14,7 +16,7 @@ use std::{
 
 const PAGE: usize = 4096;
 
-/// `linux/userfaultfd.h`.
+/// From include/uapi/linux/userfaultfd.h.
 mod uffd {
     pub const API: u64 = 0xaa;
     pub const REGISTER_MODE_MISSING: u64 = 1;
@@ -48,7 +50,7 @@ mod uffd {
     nix::ioctl_readwrite!(copy, API, 0x03, Copy);
 }
 
-/// A write to a file of the kernel's, stuck where the kernel takes what is written.
+/// A write to a kernel file, blocked where the kernel copies the text from user space.
 pub struct BlockedWrite {
     faults: OwnedFd,
     address: usize,
@@ -56,12 +58,13 @@ pub struct BlockedWrite {
 }
 
 impl BlockedWrite {
-    /// Begins to write so many bytes; returns when the kernel waits for them.
+    /// Begins to write `length` bytes, and returns when the kernel waits for them.
     #[track_caller]
     pub fn new(file: File, length: usize) -> Self {
         assert!(length <= PAGE, "more than a page");
 
-        // SAFETY: A mapping of its own, and a descriptor of its own.
+        // SAFETY: The mapping is new, so nothing else uses its memory, and the descriptor is new,
+        // so nothing else owns it.
         let (address, faults) = unsafe {
             let address = libc::mmap(
                 ptr::null_mut(),
@@ -88,19 +91,21 @@ impl BlockedWrite {
             mode: uffd::REGISTER_MODE_MISSING,
             ioctls: 0,
         };
-        // SAFETY: Both point to what the calls take.
+        // SAFETY: Each ioctl gets a pointer to the structure that it reads and writes.
         unsafe {
             uffd::api(faults.as_raw_fd(), &mut api).expect("UFFDIO_API");
             uffd::register(faults.as_raw_fd(), &mut register).expect("UFFDIO_REGISTER");
         }
 
         let writer = thread::spawn(move || {
-            // SAFETY: The kernel waits for the page, which is there when it returns.
+            // SAFETY: The buffer is in the mapping, which is unmapped only after this thread has
+            // ended. The kernel itself waits for the missing page.
             let written =
                 unsafe { libc::write(file.as_raw_fd(), address as *const libc::c_void, length) };
             Errno::result(written).map(|written| written as usize)
         });
-        // `struct uffd_msg` says that somebody waits; there is one page, so it is not asked which.
+        // A `struct uffd_msg` (32 bytes) reports the page fault. There is only one page, so the
+        // address in it is not looked at.
         let mut message = [0; 32];
         let mut reader = File::from(faults.try_clone().expect("duplicating a descriptor"));
         reader
@@ -114,7 +119,7 @@ impl BlockedWrite {
         }
     }
 
-    /// Lets the kernel have what is written, and returns how the write ended.
+    /// Supplies `text` as the bytes to write, and returns the result of the write.
     #[track_caller]
     pub fn finish(self, text: &[u8]) -> Result<usize, Errno> {
         let mut page = [0u8; PAGE];
@@ -127,10 +132,10 @@ impl BlockedWrite {
             copy: 0,
         };
 
-        // SAFETY: Source and destination are a page each.
+        // SAFETY: The source is a page, and the destination is the page of the mapping.
         unsafe { uffd::copy(self.faults.as_raw_fd(), &mut copy).expect("UFFDIO_COPY") };
-        let result = self.writer.join().expect("the writer failed");
-        // SAFETY: Nobody uses the mapping any more.
+        let result = self.writer.join().expect("the writer panicked");
+        // SAFETY: The writer has ended, and nothing else uses the mapping.
         unsafe { libc::munmap(self.address as *mut libc::c_void, PAGE) };
         result
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets as they leave a host's devices.
+//! Captures packets at the devices of a network namespace.
 
 use crate::guest::{netns::Netns, packet};
 use nix::{
@@ -9,18 +9,18 @@ use nix::{
 };
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Takes a copy of each packet that leaves or reaches a device of a namespace.
+/// A packet socket that gets a copy of each packet that leaves or reaches a device of a namespace.
 pub struct Capture(OwnedFd);
 
 impl Capture {
-    /// From now on.
+    /// Starts to capture in `net`.
     #[track_caller]
     pub fn new(net: &Netns) -> Self {
         net.run(|| {
             Self(
                 socket(
                     AddressFamily::Packet,
-                    // Without the link layer's header.
+                    // Packets come without their link-layer header.
                     SockType::Datagram,
                     SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
                     SockProtocol::EthAll,
@@ -30,7 +30,8 @@ impl Capture {
         })
     }
 
-    /// The packets to nobody's address that came since this was asked last.
+    /// Returns the packets to [`packet::NOBODY_IPV4`] and [`packet::NOBODY_IPV6`] that were
+    /// captured since the last call.
     #[track_caller]
     pub fn packets(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
@@ -48,7 +49,8 @@ impl Capture {
     }
 }
 
-/// Hosts talk to others as well, such as multicast listeners.
+/// Tells whether a packet goes to the address that tests send to. Hosts also send packets to other
+/// addresses by themselves, for example multicast listener reports.
 fn is_to_nobody(packet: &[u8]) -> bool {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => packet.get(16..20) == Some(&packet::NOBODY_IPV4.octets()),

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A control group whose sockets may send nothing, as systemd's `IPAddressDeny=any` makes one.
+//! A control group whose sockets cannot send, as systemd makes one for `IPAddressDeny=any`.
 
-use crate::{guest::file, wait};
+use crate::{guest::file, unless_panicking, wait};
 use nix::errno::Errno;
 use std::{
     fs::{self, File},
     mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    thread,
 };
 
 // From include/uapi/linux/bpf.h.
@@ -20,7 +19,7 @@ const BPF_CGROUP_INET_EGRESS: u32 = 1;
 /// A BPF program that denies every packet: `r0 = 0; exit`.
 const DENY: [u64; 2] = [0xb7, 0x95];
 
-/// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
+/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
 #[derive(Default)]
 struct Load {
@@ -38,7 +37,7 @@ struct Load {
     expected_attach_type: u32,
 }
 
-/// The head of `union bpf_attr` for `BPF_PROG_ATTACH`.
+/// The first fields of `union bpf_attr` for `BPF_PROG_ATTACH`.
 #[repr(C)]
 struct Attach {
     target_fd: u32,
@@ -47,16 +46,18 @@ struct Attach {
     attach_flags: u32,
 }
 
-/// A control group with an egress program that drops every packet.
+/// A control group with an egress program that drops every packet. This process is in it until this
+/// is dropped.
 ///
-/// This process is in it, so each socket that it makes belongs to it, until this is dropped.
-pub struct Denied {
+/// A socket belongs to the control group of the process that makes it. So the sockets that this
+/// process makes in the meantime cannot send.
+pub struct EgressDenied {
     path: String,
     home: String,
 }
 
-impl Denied {
-    /// Makes the control group and moves this process there.
+impl EgressDenied {
+    /// Makes the control group and moves this process into it.
     #[track_caller]
     pub fn enter() -> Self {
         const ROOT: &str = "/sys/fs/cgroup";
@@ -79,25 +80,24 @@ impl Denied {
     }
 }
 
-impl Drop for Denied {
+impl Drop for EgressDenied {
     fn drop(&mut self) {
         let moved = file::put(&self.home, "0");
-        // A control group keeps its programs until it is removed.
+        // The program stays attached until its control group is removed.
         let remove = || fs::remove_dir(&self.path).map_err(file::errno);
+        let mut removed = remove();
 
-        // If the test has failed already, its failure is what should be told.
-        if thread::panicking() {
-            let _ = remove();
-            return;
-        }
-        assert_eq!(moved, Ok(()), "moving this process to {}", self.home);
-        // A thread that has ended stays in its control group for a moment: EBUSY.
-        wait::until("the control group was removed", || match remove() {
-            Err(Errno::EBUSY) => false,
-            result => {
-                assert_eq!(result, Ok(()), "removing {}", self.path);
-                true
-            }
+        unless_panicking(|| {
+            assert_eq!(moved, Ok(()), "moving this process to {}", self.home);
+            // A thread that has ended stays in its control group for a moment, and removing the
+            // group fails with EBUSY.
+            wait::until("the control group was removed", || {
+                if removed == Err(Errno::EBUSY) {
+                    removed = remove();
+                }
+                removed != Err(Errno::EBUSY)
+            });
+            assert_eq!(removed, Ok(()), "removing {}", self.path);
         });
     }
 }
@@ -117,7 +117,8 @@ fn attach(group: &File) {
         },
     )
     .unwrap_or_else(|error| panic!("loading a BPF program: {error}"));
-    // SAFETY: The kernel has just made this descriptor for the program.
+    // SAFETY: The kernel has just returned this descriptor for the program, and nothing else owns
+    // it.
     let program = unsafe { OwnedFd::from_raw_fd(program as i32) };
 
     bpf(
@@ -132,9 +133,10 @@ fn attach(group: &File) {
     .unwrap_or_else(|error| panic!("attaching a BPF program to a control group: {error}"));
 }
 
-/// Calls bpf(2) with one of the structures above.
+/// Calls bpf(2) with [`Load`] or [`Attach`] as its attributes.
 fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i64, Errno> {
-    // SAFETY: The kernel reads no more than the given size, and the pointers in the structure are valid.
+    // SAFETY: The kernel reads no more bytes than the size that it is given, and the pointers in
+    // the structure are valid.
     Errno::result(unsafe {
         libc::syscall(
             libc::SYS_bpf,

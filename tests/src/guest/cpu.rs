@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The CPUs of the guest, and threads that stay on one.
+//! The CPUs of the guest, and threads that are bound to one of them.
 
-use crate::guest::{file, netns};
+use crate::{
+    guest::{file, netns},
+    unless_panicking,
+};
 use nix::{
     sched::{sched_setaffinity, CpuSet},
     unistd::Pid,
 };
 use std::thread;
 
-/// How many there are; tests of what happens on several fail if there is one.
+/// Returns the number of CPUs. Asserts that there are at least two, as its callers test
+/// concurrency.
 #[track_caller]
 pub fn count() -> usize {
     let count = thread::available_parallelism()
@@ -20,7 +24,7 @@ pub fn count() -> usize {
     count
 }
 
-/// Keeps the calling thread on a CPU.
+/// Binds the calling thread to `cpu`.
 #[track_caller]
 pub fn stay_on(cpu: usize) {
     let mut set = CpuSet::new();
@@ -30,7 +34,7 @@ pub fn stay_on(cpu: usize) {
         .unwrap_or_else(|error| panic!("staying on CPU {cpu}: {error}"));
 }
 
-/// Does `work` on a CPU, in a thread of its own.
+/// Does `work` on `cpu`, in a thread of its own.
 #[track_caller]
 pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
     netns::in_thread(|| {
@@ -39,10 +43,12 @@ pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// A CPU that is away until this is dropped. Who was to stay there goes elsewhere.
+/// A CPU that is offline until this is dropped. The kernel moves threads that are bound to it to
+/// other CPUs.
 pub struct Offline(String);
 
 impl Offline {
+    /// Takes `cpu` offline.
     #[track_caller]
     pub fn new(cpu: usize) -> Self {
         let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
@@ -56,9 +62,6 @@ impl Drop for Offline {
     fn drop(&mut self) {
         let result = file::put(&self.0, "1");
 
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
-            result.unwrap_or_else(|error| panic!("{}: {error}", self.0));
-        }
+        unless_panicking(|| result.unwrap_or_else(|error| panic!("{}: {error}", self.0)));
     }
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that run while a test does something else.
+//! Programs that run in the background of a test, and folders for their files.
 
 use crate::guest::netns::Netns;
 use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    process::{Child, Command, Stdio},
 };
+use tempfile::TempDir;
 
-/// A running program, which is ended when this is dropped.
+/// A running program. Dropping it ends the program with SIGTERM.
 pub struct Daemon(Child);
 
 impl Daemon {
-    /// Runs `program` in a namespace. It must not go into the background by itself.
+    /// Runs `program` in a network namespace. The program must stay in the foreground.
     #[track_caller]
     pub fn run(net: &Netns, program: &str, args: &[&str]) -> Self {
         net.run(|| {
@@ -31,42 +31,40 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SAFETY: It is our child, and has not been waited for, so that the number is its own.
+        // SAFETY: The child has not been waited for, so the kernel has not given its number to
+        // another process.
         unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
-        // It may have ended already.
+        // The child may have ended already, with any status.
         let _ = self.0.wait();
     }
 }
 
-/// A folder for what a program needs, which is removed when this is dropped.
-pub struct Folder(PathBuf);
+/// A temporary folder for the files of a program. Dropping it removes the folder.
+pub struct Folder(TempDir);
 
 impl Folder {
-    /// Makes it.
+    /// Makes the folder. Every user may read it, as some programs give up root's privileges.
     #[track_caller]
     pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "/tmp/kstat-{}-{}",
-            process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-
-        fs::create_dir(&name).unwrap_or_else(|error| panic!("making {name}: {error}"));
-        Self(name.into())
+        tempfile::Builder::new()
+            .prefix("kstat-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir()
+            .map(Self)
+            .unwrap_or_else(|error| panic!("making a temporary folder: {error}"))
     }
 
-    /// The path of a file in it.
+    /// Returns the path of the file `name` in the folder.
     pub fn path(&self, name: &str) -> String {
-        self.0.join(name).to_string_lossy().into_owned()
+        self.0.path().join(name).to_string_lossy().into_owned()
     }
 
-    /// Writes a file in it, and returns its path.
+    /// Writes the file `name` in the folder, and returns its path.
     #[track_caller]
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
 
-        fs::write(Path::new(&path), text).unwrap_or_else(|error| panic!("writing {path}: {error}"));
+        fs::write(&path, text).unwrap_or_else(|error| panic!("writing {path}: {error}"));
         path
     }
 }
@@ -74,11 +72,5 @@ impl Folder {
 impl Default for Folder {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! There is one kernel and it holds one kstat, so tests take turns.
+//! A lock that lets one test at a time use the kernel, which can hold only one kstat.
 
-use crate::guest::module;
+use crate::{guest::module, unless_panicking};
 use nix::errno::Errno;
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The right to do things to the kernel, which one test has at a time.
+/// The lock on the kernel: its holder may load kstat and make hosts.
 ///
-/// Whatever is made for a test borrows it, so it is gone when the turn ends; and whatever a test did,
-/// also if it failed, kstat is not loaded then.
+/// The objects that a test makes borrow the lock, so they are dropped before it is released.
+/// Dropping it unloads kstat, also if the test has failed.
 pub struct KernelLock {
     _guard: MutexGuard<'static, ()>,
 }
 
 impl KernelLock {
-    /// Waits for it.
+    /// Waits for the lock, and asserts that kstat is not loaded.
     #[track_caller]
     pub fn take() -> Self {
         static LOCK: Mutex<()> = Mutex::new(());
 
-        // A test that failed has given back the kernel as it was, like any other.
+        // A test that panicked has also unloaded kstat, so a poisoned lock is as good as any.
         let lock = Self {
             _guard: LOCK.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        assert!(!module::is_loaded(), "kstat is loaded, and by no test");
+        assert!(!module::is_loaded(), "kstat is loaded, but no test runs");
         lock
     }
 }
@@ -36,12 +33,11 @@ impl Drop for KernelLock {
     fn drop(&mut self) {
         let result = module::unload(self);
 
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
+        unless_panicking(|| {
             assert!(
                 matches!(result, Ok(()) | Err(Errno::ENOENT)),
                 "unloading kstat: {result:?}"
             );
-        }
+        });
     }
 }

@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames that reach a device, counted by an nftables chain at its ingress hook: what came over the
-//! wire, whatever the sender's stack says.
+//! Counts the frames that reach a device, by an nftables chain at its ingress hook.
+//!
+//! This count is independent of the sender's network stack: it includes exactly the packets that
+//! came over the link.
 
 use crate::guest::{netns::Netns, nft};
 
-/// A count of the frames of one protocol that reach a device.
+/// The count of the frames of one protocol that reach a device.
 pub struct Frames<'a> {
     net: &'a Netns,
     table: String,
 }
 
 impl<'a> Frames<'a> {
-    /// Counts TCP packets, over IPv4 and IPv6, that reach `device` of `net` from now on.
+    /// Starts to count TCP packets, over IPv4 and IPv6, that reach `device` of `net`.
     #[track_caller]
     pub fn of_tcp(net: &'a Netns, device: &str) -> Self {
         Self::of(net, device, "tcp")
     }
 
-    /// Counts packets of `protocol`, which nftables knows by this name: `esp` or `comp`, for example.
+    /// Starts to count packets of `protocol` that reach `device` of `net`. `protocol` is nftables'
+    /// name of it, for example `esp` or `comp`.
     #[track_caller]
     pub fn of(net: &'a Netns, device: &str, protocol: &str) -> Self {
         let table = format!("frames_{device}_{protocol}");
@@ -38,7 +41,7 @@ impl<'a> Frames<'a> {
         Self { net, table }
     }
 
-    /// The frames so far.
+    /// Returns the number of frames counted so far.
     #[track_caller]
     pub fn count(&self) -> u64 {
         nft::counter_of(self.net, "netdev", &self.table, "frames")

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A host that sends packets: a network namespace with a device that leads nowhere.
+//! A host that sends packets: a network namespace with a dummy device.
 //!
-//! Nothing answers there, so what is sent, and only that, passes the hooks for outgoing packets, and
-//! has done so when the system call that sends it returns.
+//! Nothing answers on the device, so only the packets that a test sends pass the hooks for outgoing
+//! packets. A packet has passed them when the system call that sends it returns.
 
 use crate::{
     guest::{exclusive::KernelLock, file, netns::Netns, nft, packet, traffic::Traffic},
-    tool,
+    tool, unless_panicking,
 };
 use nix::{
     errno::Errno,
@@ -23,36 +23,35 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 const DEVICE: &str = "kstat-test0";
 
-/// A network namespace with the addresses [`packet::HOST_IPV4`] and [`packet::HOST_IPV6`], for one
-/// test's turn.
+/// A network namespace with the addresses [`packet::HOST_IPV4`] and [`packet::HOST_IPV6`].
 pub struct Host<'t> {
     net: Netns,
-    wire: Arc<Wire>,
-    /// The initial namespace is there after the test, so the device is to be taken away.
+    sockets: Arc<RawSockets>,
+    /// The namespace outlives the test, so dropping the host deletes the device.
     lasts: bool,
     _lock: PhantomData<&'t KernelLock>,
 }
 
 impl<'t> Host<'t> {
-    /// A host in a new namespace, with `lo` as well.
+    /// Makes a host in a new network namespace. Its `lo` is up.
     #[track_caller]
     pub fn new(lock: &'t KernelLock) -> Self {
         Self::with(lock, Netns::new(), false)
     }
 
-    /// The host that the tests run on.
+    /// Makes a host of the initial network namespace, in which the tests run. Dropping the host
+    /// deletes its device.
     #[track_caller]
     pub fn initial(lock: &'t KernelLock) -> Self {
         Self::with(lock, Netns::current(), true)
     }
 
-    /// A host in a namespace that somebody has made, and that ends with the test.
+    /// Makes a host in `net`, a namespace that ends with the test.
     #[track_caller]
     pub fn with_netns(lock: &'t KernelLock, net: Netns) -> Self {
         Self::with(lock, net, false)
@@ -60,7 +59,7 @@ impl<'t> Host<'t> {
 
     #[track_caller]
     fn with(_lock: &'t KernelLock, net: Netns, lasts: bool) -> Self {
-        let wire = net.run(|| {
+        let sockets = net.run(|| {
             tool::run_with(
                 "ip",
                 &["-batch", "-"],
@@ -74,46 +73,47 @@ impl<'t> Host<'t> {
                     packet::HOST_IPV6
                 ),
             );
-            Arc::new(Wire::new())
+            Arc::new(RawSockets::new())
         });
 
         Self {
             net,
-            wire,
+            sockets,
             lasts,
             _lock: PhantomData,
         }
     }
 
-    /// The host's namespace.
+    /// Returns the host's network namespace.
     pub fn net(&self) -> &Netns {
         &self.net
     }
 
-    /// Does `work` on the host.
+    /// Does `work` in the host's network namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.net.run(work)
     }
 
-    /// Sends a packet that begins with an IP header.
+    /// Sends a packet that begins with an IP header. Panics if the kernel refuses it.
     #[track_caller]
     pub fn send(&self, packet: &[u8]) {
         self.try_send(packet)
             .unwrap_or_else(|error| panic!("sending {packet:02x?}: {error}"));
     }
 
-    /// The same; the kernel may say no. If a firewall drops a packet, it says [`Errno::EPERM`].
+    /// Sends a packet that begins with an IP header. Fails with [`Errno::EPERM`] if a firewall
+    /// drops it.
     pub fn try_send(&self, packet: &[u8]) -> Result<(), Errno> {
-        self.wire.send(packet)
+        self.sockets.send(packet)
     }
 
-    /// The same, with a mark that firewalls see.
+    /// Sends a packet as [`Self::try_send`] does, with `mark` as its firewall mark.
     pub fn try_send_marked(&self, packet: &[u8], mark: u32) -> Result<(), Errno> {
-        self.wire.mark(mark)?;
-        self.wire.send(packet)
+        self.sockets.mark(mark)?;
+        self.sockets.send(packet)
     }
 
-    /// Sends so many TCP packets, over IPv4 and IPv6 in turn.
+    /// Sends `packets` TCP packets, over IPv4 and IPv6 in turn.
     #[track_caller]
     pub fn send_tcp(&self, packets: u64) {
         let both = [packet::tcp4(), packet::tcp6()];
@@ -123,60 +123,60 @@ impl<'t> Host<'t> {
         }
     }
 
-    /// The same, many by each system call.
+    /// Sends `packets` TCP packets by sendmmsg(2), the first half over IPv4 and the rest over IPv6.
     #[track_caller]
     pub fn send_tcp_at_once(&self, packets: u64) {
-        self.wire
+        self.sockets
             .send_many(packets)
             .unwrap_or_else(|error| panic!("sending {packets} packets: {error}"));
     }
 
-    /// Sends TCP packets from every CPU until what is returned is stopped.
+    /// Sends TCP packets from every CPU without a pause, until the [`Traffic`] is stopped.
     pub fn traffic(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), u64::MAX, Duration::ZERO)
+        Traffic::new(self.sockets.clone(), u64::MAX, Duration::ZERO)
     }
 
-    /// The same, in bursts that leave the CPUs some time for what else is to be done.
+    /// Sends TCP packets from every CPU in bursts of 8, which leave the CPUs time for other work.
     pub fn bursts(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), 8, Duration::from_millis(5))
+        Traffic::new(self.sockets.clone(), 8, Duration::from_millis(5))
     }
 
-    /// The same, a packet now and then, for what is slow enough by itself.
+    /// Sends a TCP packet from every CPU every 20 ms, for tests that are slow by themselves.
     pub fn trickle(&self) -> Traffic {
-        Traffic::new(self.wire.clone(), 1, Duration::from_millis(20))
+        Traffic::new(self.sockets.clone(), 1, Duration::from_millis(20))
     }
 
-    /// The count as the host's users see it.
+    /// Reads `nout` in the host's namespace.
     #[track_caller]
     pub fn nout(&self) -> u64 {
         self.run(|| file::number(file::NOUT))
     }
 
-    /// N as the host's users see it.
+    /// Reads N in the host's namespace.
     #[track_caller]
     pub fn counter(&self) -> u64 {
         self.run(|| file::number(file::COUNTER))
     }
 
-    /// Sets N.
+    /// Sets N in the host's namespace.
     #[track_caller]
     pub fn set_counter(&self, n: u64) {
         self.run(|| file::set(file::COUNTER, &format!("{n}\n")));
     }
 
-    /// Opens one of kstat's files on this host.
+    /// Opens a file of kstat in the host's namespace.
     #[track_caller]
     pub fn open(&self, path: &str, options: &OpenOptions) -> File {
         self.run(|| file::open(path, options))
     }
 
-    /// Has nftables count TCP packets here, from now on.
+    /// Has nftables count the host's TCP packets at `point` from now on.
     #[track_caller]
     pub fn nft(&self, point: nft::HookPoint) -> nft::TcpCounter<'_> {
         nft::TcpCounter::new(&self.net, point)
     }
 
-    /// kstat's hooks here, as nftables lists them.
+    /// Returns kstat's hooks in the host's namespace, as nftables lists them.
     #[track_caller]
     pub fn hooks(&self) -> Vec<nft::RegisteredHook> {
         nft::kstat_hooks(&self.net)
@@ -186,27 +186,27 @@ impl<'t> Host<'t> {
 impl Drop for Host<'_> {
     fn drop(&mut self) {
         if self.lasts {
-            let output = self
+            let deleted = self
                 .net
                 .run(|| tool::attempt("ip", &["link", "del", DEVICE], ""));
 
-            if !thread::panicking() {
-                assert!(output.status.success(), "ip link del {DEVICE}: {output:?}");
-            }
+            unless_panicking(|| drop(deleted.expect_success()));
         }
     }
 }
 
-/// Sockets that take whole packets. They stay in the namespace in which they were made.
-pub(crate) struct Wire {
+/// Raw sockets, which send packets that include their IP header. They stay in the namespace in
+/// which they were made.
+pub(crate) struct RawSockets {
     ipv4: OwnedFd,
     ipv6: OwnedFd,
 }
 
-impl Wire {
+impl RawSockets {
+    /// Makes the sockets in the namespace of the calling thread.
     #[track_caller]
     fn new() -> Self {
-        // IPPROTO_RAW says that packets come with their header.
+        // IPPROTO_RAW: the sender supplies the IP header.
         let raw = |family| {
             socket(
                 family,
@@ -223,21 +223,23 @@ impl Wire {
         }
     }
 
-    /// Sends so many TCP packets over IPv4 and IPv6, half and half.
+    /// Sends `packets` TCP packets, the first half over IPv4 and the rest over IPv6.
     fn send_many(&self, packets: u64) -> Result<(), Errno> {
         let v4 = SockaddrIn::from(SocketAddrV4::new(packet::NOBODY_IPV4, 0));
         let v6 = SockaddrIn6::from(SocketAddrV6::new(packet::NOBODY_IPV6, 0, 0, 0));
         let half = packets / 2;
 
-        many(&self.ipv4, &packet::tcp4(), &v4, half)?;
-        many(&self.ipv6, &packet::tcp6(), &v6, packets - half)
+        send_repeatedly(&self.ipv4, &packet::tcp4(), &v4, half)?;
+        send_repeatedly(&self.ipv6, &packet::tcp6(), &v6, packets - half)
     }
 
+    /// Sets the firewall mark of the packets that are sent from now on.
     fn mark(&self, mark: u32) -> Result<(), Errno> {
         setsockopt(&self.ipv4, sockopt::Mark, &mark)?;
         setsockopt(&self.ipv6, sockopt::Mark, &mark)
     }
 
+    /// Sends a packet to the destination in its IP header.
     pub(crate) fn send(&self, packet: &[u8]) -> Result<(), Errno> {
         let sent = match packet[0] >> 4 {
             4 => {
@@ -253,13 +255,13 @@ impl Wire {
             version => panic!("a packet of IP version {version}"),
         };
 
-        assert_eq!(sent, packet.len(), "a part of a packet was sent");
+        assert_eq!(sent, packet.len(), "only a part of a packet was sent");
         Ok(())
     }
 }
 
-/// Sends a packet so many times.
-fn many<A: SockaddrLike + Copy>(
+/// Sends `packet` `packets` times, several times by each sendmmsg(2).
+fn send_repeatedly<A: SockaddrLike + Copy>(
     socket: &OwnedFd,
     packet: &[u8],
     to: &A,

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! iptables and ip6tables, which count packets too.
+//! Packet counts by iptables and ip6tables, with which kstat's count is compared.
 
 use crate::{guest::netns::Netns, tool};
 
-/// `-A OUTPUT -p tcp`, for IPv4 and for IPv6.
+/// The rule `-A OUTPUT -p tcp`, for IPv4 and for IPv6.
 pub struct TcpRules<'a>(&'a Netns);
 
 impl<'a> TcpRules<'a> {
     const PROGRAMS: [&'static str; 2] = ["iptables", "ip6tables"];
 
-    /// Counts from now on, until the namespace is gone.
+    /// Adds the rules to the network namespace `net`. They stay as long as the namespace.
     #[track_caller]
     pub fn new(net: &'a Netns) -> Self {
         net.run(|| {
@@ -21,7 +21,7 @@ impl<'a> TcpRules<'a> {
         Self(net)
     }
 
-    /// What both have counted so far.
+    /// Returns the number of packets that both rules have counted so far.
     #[track_caller]
     pub fn packets(&self) -> u64 {
         self.0.run(|| {
@@ -29,7 +29,7 @@ impl<'a> TcpRules<'a> {
                 .map(|program| {
                     let list = tool::run(program, &["-w", "-vxnL", "OUTPUT"]);
 
-                    // Two lines of headings, then "packets bytes ...".
+                    // Two lines of headings, then a line for the rule: "packets bytes ...".
                     list.lines()
                         .nth(2)
                         .and_then(|rule| rule.split_whitespace().next()?.parse::<u64>().ok())

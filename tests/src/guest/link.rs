@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames put on a link, by somebody who has no stack.
+//! Sends and receives packets at a device directly, without the network stack of its namespace.
 
 use crate::{guest::netns::Netns, tool, wait};
 use nix::{
@@ -18,7 +18,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// One end of a link.
+/// One end of a link: a packet socket, and the addresses that it sends to.
 pub struct Link {
     socket: OwnedFd,
     index: i32,
@@ -26,7 +26,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Device `device` of `net`, to send to `neighbours_device` of `neighbour`.
+    /// Opens the end `device` in `net` of a link to `neighbours_device` in `neighbour`.
     #[track_caller]
     pub fn new(net: &Netns, device: &str, neighbour: &Netns, neighbours_device: &str) -> Self {
         let socket = net.run(|| {
@@ -48,7 +48,7 @@ impl Link {
         });
         let index = show(net, device)["ifindex"]
             .as_i64()
-            .unwrap_or_else(|| panic!("{device} has no index"));
+            .unwrap_or_else(|| panic!("ip shows no index of {device}"));
         let address = show(neighbour, neighbours_device)["address"].clone();
         let bytes: Vec<u8> = address
             .as_str()
@@ -62,25 +62,25 @@ impl Link {
             index: index as i32,
             neighbour: bytes
                 .try_into()
-                .unwrap_or_else(|_| panic!("{address} is no Ethernet address")),
+                .unwrap_or_else(|_| panic!("{address} is not an Ethernet address")),
         }
     }
 
-    /// Returns when a packet has come that `is` says is the one.
+    /// Returns when a packet has arrived for which `matches` returns true.
     #[track_caller]
-    pub fn await_packet(&self, is: impl Fn(&[u8]) -> bool) {
+    pub fn await_packet(&self, matches: impl Fn(&[u8]) -> bool) {
         let mut buffer = [0; 2048];
 
         loop {
             let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
                 .unwrap_or_else(|error| panic!("waiting for a packet: {error}"));
-            if is(&buffer[..length]) {
+            if matches(&buffer[..length]) {
                 return;
             }
         }
     }
 
-    /// Sends a packet that begins with an IP header, which nobody looks at here.
+    /// Sends a packet that begins with an IP header. The sending host does not check the header.
     #[track_caller]
     pub fn send(&self, packet: &[u8]) {
         let protocol: u16 = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
@@ -95,7 +95,7 @@ impl Link {
         };
         to.sll_addr[..6].copy_from_slice(&self.neighbour);
 
-        // SAFETY: The packet and the address are as long as is said.
+        // SAFETY: Both pointers are valid for reads of the length that is passed with them.
         let sent = unsafe {
             libc::sendto(
                 self.socket.as_raw_fd(),
@@ -114,7 +114,7 @@ impl Link {
     }
 }
 
-/// Sets a device of the thread's namespace up, as `ip link set up` does, without a program.
+/// Sets a device of the thread's namespace up, as `ip link set up` does, without running a program.
 #[track_caller]
 pub fn set_up(device: &str) {
     let socket = socket(
@@ -124,18 +124,20 @@ pub fn set_up(device: &str) {
         None,
     )
     .unwrap_or_else(|error| panic!("a socket: {error}"));
-    // SAFETY: All zeroes are a request for a device without a name.
+    // SAFETY: `ifreq` holds integers and pointers only, for which all zeroes are a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
 
     for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: The request is what this takes, and its name ends with NUL, as devices' names are short.
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`. Device names are shorter than `ifr_name`, so the name
+    // ends with a NUL.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
     Errno::result(result).unwrap_or_else(|error| panic!("setting {device} up: {error}"));
 }
 
+/// Returns what `ip -j link show` prints of a device.
 #[track_caller]
 fn show(net: &Netns, device: &str) -> serde_json::Value {
     let answer = net.run(|| tool::run("ip", &["-j", "link", "show", "dev", device]));

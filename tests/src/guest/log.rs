@@ -9,11 +9,11 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-/// What the kernel has to say from the moment that this was made.
+/// The messages that the kernel logs after this was opened.
 pub struct Log(File);
 
 impl Log {
-    /// From now on.
+    /// Opens the log at its end.
     #[track_caller]
     pub fn from_now() -> Self {
         let mut kmsg = file::open(
@@ -26,10 +26,10 @@ impl Log {
         Self(kmsg)
     }
 
-    /// The lines that came since this was asked last.
+    /// Returns the lines that were logged since the last call.
     #[track_caller]
     pub fn lines(&mut self) -> Vec<String> {
-        // The longest record there is (`PRINTKRB_RECORD_MAX` and what stands before it).
+        // /dev/kmsg returns one record by each read, of at most PRINTK_MESSAGE_MAX bytes.
         let mut record = [0; 4096];
         let mut lines = Vec::new();
 
@@ -49,19 +49,21 @@ impl Log {
         }
     }
 
-    /// The lines that nobody asked for: neither kstat's own, nor the loader's about it (which start
-    /// like kstat's), nor those that say no more than that the machine is slow.
+    /// Returns the unexpected lines among [`Self::lines`].
+    ///
+    /// Expected are kstat's own lines, the module loader's lines about kstat, which begin in the
+    /// same way, and lines that only report that the machine is slow.
     #[track_caller]
     pub fn unexpected(&mut self) -> Vec<String> {
         self.lines()
             .into_iter()
-            .filter(|line| !line.starts_with("kstat: ") && !of_a_slow_machine(line))
+            .filter(|line| !line.starts_with("kstat: ") && !reports_a_slow_machine(line))
             .collect()
     }
 }
 
-/// Whether this is what a kernel says on an emulated CPU, with or without kstat.
-fn of_a_slow_machine(line: &str) -> bool {
+/// Tells whether kernels log such a line on emulated CPUs also without kstat.
+fn reports_a_slow_machine(line: &str) -> bool {
     [
         "clocksource: ",
         "hrtimer: interrupt took ",

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's memory, counted so finely that one lost object a round is seen.
+//! The kernel's memory usage, precise enough to notice one lost object per repetition of an
+//! operation.
 
 use crate::guest::file;
 use std::{collections::BTreeMap, fs};
 
-/// What is in use.
+/// The memory in use at one moment.
 #[derive(Debug)]
 pub struct Usage {
-    /// Objects, by slab cache; the kmalloc caches that the kernel chooses from at random are one.
+    /// The number of objects in each slab cache. The `kmalloc-rnd-*` caches of a size, between
+    /// which the kernel chooses at random, are added up.
     objects: BTreeMap<String, u64>,
-    /// Kilobytes of the per-CPU allocator, of all CPUs.
+    /// The kilobytes that the per-CPU allocator uses, on all CPUs together.
     percpu: u64,
 }
 
 impl Usage {
-    /// What is in use now, when what could be freed has been.
+    /// Makes the kernel free its caches, and returns the memory that is still in use.
     #[track_caller]
     pub fn now() -> Self {
-        // Names in /proc and their inodes are kept for a while after the files are gone.
-        // The kernel's log tells that somebody did this.
+        // The kernel keeps dentries and inodes of /proc for a while after the files are gone; 2
+        // frees them. The kernel logs that drop_caches was written.
         file::set("/proc/sys/vm/drop_caches", "2");
         shrink_slabs();
 
@@ -29,8 +31,8 @@ impl Usage {
         }
     }
 
-    /// What there is more of than `before`: more than so many objects of a kind, or more than so many
-    /// kilobytes of per-CPU memory.
+    /// Lists the growth since `before`: slab caches with more than `objects` further objects, and
+    /// per-CPU memory if it grew by more than `percpu` kilobytes.
     pub fn growth_since(&self, before: &Self, objects: u64, percpu: u64) -> Vec<String> {
         let objects = self.objects.iter().filter_map(|(cache, &now)| {
             let before = before.objects.get(cache).copied().unwrap_or(0);
@@ -43,7 +45,8 @@ impl Usage {
     }
 }
 
-/// Makes the slab caches count what is in use, and not what a CPU has at hand.
+/// Makes the slab caches count only the objects in use, without the free objects that CPUs hold in
+/// reserve.
 fn shrink_slabs() {
     const CACHES: &str = "/sys/kernel/slab";
 
@@ -55,7 +58,7 @@ fn shrink_slabs() {
     }
 }
 
-/// How many objects of a slab cache are in use.
+/// Returns the number of objects in use of a slab cache.
 #[track_caller]
 pub fn objects_of(cache: &str) -> u64 {
     shrink_slabs();
@@ -65,6 +68,7 @@ pub fn objects_of(cache: &str) -> u64 {
         .unwrap_or_else(|| panic!("/proc/slabinfo has no {cache}"))
 }
 
+/// Returns the number of active objects of every slab cache.
 fn objects() -> BTreeMap<String, u64> {
     let mut objects = BTreeMap::new();
 
@@ -83,7 +87,7 @@ fn objects() -> BTreeMap<String, u64> {
     objects
 }
 
-/// `kmalloc-64` for `kmalloc-rnd-07-64`, and the name for others.
+/// Returns `kmalloc-64` for `kmalloc-rnd-07-64`, and the name of any other cache unchanged.
 fn size_class(cache: &str) -> String {
     match cache
         .strip_prefix("kmalloc-rnd-")
@@ -94,7 +98,7 @@ fn size_class(cache: &str) -> String {
     }
 }
 
-/// Kilobytes of the per-CPU allocator.
+/// Returns the kilobytes that the per-CPU allocator uses.
 #[track_caller]
 fn percpu() -> u64 {
     let meminfo = file::read("/proc/meminfo");
@@ -103,5 +107,5 @@ fn percpu() -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix("Percpu:")?.strip_suffix("kB"))
         .and_then(|size| size.trim().parse().ok())
-        .unwrap_or_else(|| panic!("/proc/meminfo does not say Percpu: {meminfo}"))
+        .unwrap_or_else(|| panic!("/proc/meminfo has no line Percpu: {meminfo}"))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What runs in a guest: the module, hosts that send packets, and the programs that kstat is compared with.
+//! Helpers of the tests that run in a guest: the module, hosts that send packets, and the programs
+//! with which kstat's count is compared.
 
 pub mod background;
 pub mod blocked_write;

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! kstat, loaded and unloaded.
+//! Loads and unloads kstat.
 
 use crate::{
     guest::{exclusive::KernelLock, file},
-    tool,
+    tool, unless_panicking,
 };
-use nix::errno::Errno;
-use std::{env, ffi::CString, fs::File, mem, os::fd::AsRawFd, thread};
+use nix::{
+    errno::Errno,
+    kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags},
+};
+use std::{env, ffi::CString, fs::File, mem};
 
-/// A loaded kstat, unloaded when this is dropped.
+/// A loaded kstat. Dropping it unloads kstat.
 pub struct Kstat<'t>(&'t KernelLock);
 
 impl<'t> Kstat<'t> {
-    /// Loads kstat, with parameters as `insmod` takes them.
+    /// Loads kstat with `parameters`, separated by spaces as on the command line of insmod(8).
     #[track_caller]
     pub fn load(lock: &'t KernelLock, parameters: &str) -> Self {
         load(lock, parameters)
@@ -21,13 +24,13 @@ impl<'t> Kstat<'t> {
         Self(lock)
     }
 
-    /// The same with `start=1`.
+    /// Loads kstat with `start=1` and `parameters`.
     #[track_caller]
     pub fn started(lock: &'t KernelLock, parameters: &str) -> Self {
         Self::load(lock, &format!("start=1 {parameters}"))
     }
 
-    /// Loads kstat by `insmod`.
+    /// Loads kstat by running insmod(8).
     #[track_caller]
     pub fn insmod(lock: &'t KernelLock, parameters: &[&str]) -> Self {
         tool::run("insmod", &[&[object().as_str()], parameters].concat());
@@ -46,7 +49,7 @@ impl<'t> Kstat<'t> {
         file::set(file::START, "0\n");
     }
 
-    /// What `start` says.
+    /// Tells whether the parameter `start` reads as 1.
     #[track_caller]
     pub fn is_started(&self) -> bool {
         match file::read(file::START).as_str() {
@@ -56,12 +59,12 @@ impl<'t> Kstat<'t> {
         }
     }
 
-    /// Leaves it to the test to unload kstat by other means.
+    /// Leaves kstat loaded: the test unloads it by other means.
     pub fn forget(self) {
         mem::forget(self);
     }
 
-    /// Unloads kstat, which must be possible.
+    /// Unloads kstat, and panics if that fails.
     #[track_caller]
     pub fn unload(self) {
         drop(self);
@@ -72,14 +75,11 @@ impl Drop for Kstat<'_> {
     fn drop(&mut self) {
         let result = unload(self.0);
 
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
-            result.unwrap_or_else(|error| panic!("unloading kstat: {error}"));
-        }
+        unless_panicking(|| result.unwrap_or_else(|error| panic!("unloading kstat: {error}")));
     }
 }
 
-/// Where the built module is.
+/// Returns the path of kstat.ko.
 #[track_caller]
 pub fn object() -> String {
     env::var("KSTAT_KO").unwrap_or_else(|_| {
@@ -87,7 +87,7 @@ pub fn object() -> String {
     })
 }
 
-/// Where the module of that name is that comes with a debug kernel.
+/// Returns the path of the helper module `name`, which is built together with a debug kernel.
 #[track_caller]
 pub fn debug_object(name: &str) -> String {
     let tree = env::var("KSTAT_TREE").unwrap_or_else(|_| {
@@ -97,13 +97,13 @@ pub fn debug_object(name: &str) -> String {
     format!("{tree}/kstat-modules/{name}.ko")
 }
 
-/// Loads kstat, and returns what the kernel says.
+/// Loads kstat by finit_module(2), and returns the result.
 #[track_caller]
 pub fn load(lock: &KernelLock, parameters: impl Into<Vec<u8>>) -> Result<(), Errno> {
     load_from(lock, &file::reader(&object()), parameters)
 }
 
-/// The same, with the file of the module open already.
+/// Loads kstat as [`load`] does, from an open file.
 #[track_caller]
 pub fn load_from(
     _lock: &KernelLock,
@@ -112,27 +112,15 @@ pub fn load_from(
 ) -> Result<(), Errno> {
     let parameters = CString::new(parameters).expect("parameters have no NUL");
 
-    // SAFETY: The descriptor is open, and the string ends with NUL.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_finit_module,
-            object.as_raw_fd(),
-            parameters.as_ptr(),
-            0,
-        )
-    };
-    Errno::result(result).map(drop)
+    finit_module(object, &parameters, ModuleInitFlags::empty())
 }
 
-/// Unloads kstat, and returns what the kernel says.
+/// Unloads kstat by delete_module(2), and returns the result.
 pub fn unload(_lock: &KernelLock) -> Result<(), Errno> {
-    // SAFETY: The string ends with NUL.
-    let result =
-        unsafe { libc::syscall(libc::SYS_delete_module, c"kstat".as_ptr(), libc::O_NONBLOCK) };
-    Errno::result(result).map(drop)
+    delete_module(c"kstat", DeleteModuleFlags::O_NONBLOCK)
 }
 
-/// Whether there is anything of kstat: the module, or its files.
+/// Tells whether the module is loaded, or one of its folders exists.
 #[track_caller]
 pub fn is_loaded() -> bool {
     let modules = file::read("/proc/modules");

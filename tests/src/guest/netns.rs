@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network namespaces, and work that is done in them.
+//! Makes network namespaces, enters them, and counts them.
 
 use crate::{
     guest::{file, memory},
@@ -9,14 +9,14 @@ use crate::{
 use nix::sched::{setns, unshare, CloneFlags};
 use std::{fs::File, os::fd::AsRawFd, panic, process, thread};
 
-/// A network namespace, which is there at least as long as this is.
+/// A reference to a network namespace, which keeps the namespace alive.
 ///
-/// A thread is in one namespace, and what it opens and starts stays there: sockets, files of kstat,
-/// and processes.
+/// Each thread is in one network namespace. The sockets and files of kstat that it opens, and the
+/// processes that it starts, stay in that namespace.
 pub struct Netns(File);
 
 impl Netns {
-    /// Makes one. It has no device but `lo`, which is down.
+    /// Makes a network namespace. Its only device is `lo`, which is down.
     pub fn new() -> Self {
         in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
@@ -25,23 +25,23 @@ impl Netns {
         })
     }
 
-    /// That of the calling thread.
+    /// Returns the network namespace of the calling thread.
     pub fn current() -> Self {
-        // Not `self`: that would be the main thread's.
+        // Not /proc/self, which is the main thread.
         Self::open("/proc/thread-self/ns/net")
     }
 
-    /// The one that a file stands for, such as those that `ip netns` makes.
+    /// Opens the network namespace that a file in /proc or a file of ip-netns(8) refers to.
     pub fn open(path: &str) -> Self {
         Self(file::reader(path))
     }
 
-    /// A name of it that tools take, such as `ip link ... netns`.
+    /// Returns a path to the namespace for other programs, for example for `ip link ... netns`.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd())
     }
 
-    /// Does `work` in the namespace.
+    /// Does `work` in the namespace, in a thread of its own.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         in_thread(|| {
             setns(&self.0, CloneFlags::CLONE_NEWNET)
@@ -57,13 +57,17 @@ impl Default for Netns {
     }
 }
 
-/// How many there are, with those that are being torn down.
+/// Returns the number of network namespaces, including those that are being torn down.
 #[track_caller]
 pub fn count() -> u64 {
     memory::objects_of("net_namespace")
 }
 
-/// How many there are when those that are gone have been freed, as far as that can be had.
+/// Returns the number of network namespaces after most of those that were torn down have been
+/// freed.
+///
+/// The memory of a namespace is freed when the next one is cleaned up, so this makes and drops
+/// some, and returns the lowest number that it sees.
 #[track_caller]
 pub fn settled_count() -> u64 {
     (0..4)
@@ -72,24 +76,26 @@ pub fn settled_count() -> u64 {
             count()
         })
         .min()
-        .expect("some")
+        .expect("the range is not empty")
 }
 
-/// The fewest namespaces that show it if each is kept: of two, one cannot tell whether they are
-/// still being torn down.
-pub const ENOUGH: u64 = 8;
+/// The least number of namespaces in a check for leaks. [`await_count`] tolerates 2 more namespaces
+/// than before, as these may still be in teardown, so 2 leaked ones would not be noticed.
+pub const MIN_FOR_LEAK_CHECK: u64 = 8;
 
-/// Returns when there are no more than so many: the kernel keeps none of those that were made since.
+/// Returns when the number of network namespaces is at most 2 more than `before`: the kernel has
+/// then freed those that a test made and dropped since.
 #[track_caller]
 pub fn await_count(before: u64) {
-    // The memory of the last ones is freed when the next one is cleaned up.
+    // The memory of the last namespaces is freed when the next one is cleaned up.
     wait::until("the namespaces were freed", || {
         drop(Netns::new());
         count() <= before + 2
     });
 }
 
-/// Does `work` in a thread of its own, so that what it changes of itself ends with it.
+/// Does `work` in a thread of its own, so that changes to the thread's namespace, credentials or
+/// CPUs end with the work.
 pub(crate) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         scope

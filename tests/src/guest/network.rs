@@ -1,6 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Two hosts, and a router between them.
+//! Two hosts, and a router between them. Each box is a network namespace, and each link a pair of
+//! veth devices:
+//!
+//! ```text
+//! +------------------+     +-----------------------------------------+     +------------------+
+//! | near             |     | router                                  |     | far              |
+//! |             eth0 +-----+ near                                far +-----+ eth0             |
+//! | 198.51.100.2/24  |     | 198.51.100.1/24          203.0.113.1/24 |     |   203.0.113.2/24 |
+//! | 2001:db8:1::2/64 |     | 2001:db8:1::1/64       2001:db8:2::1/64 |     | 2001:db8:2::2/64 |
+//! +------------------+     +-----------------------------------------+     +------------------+
+//! ```
+//!
+//! The default routes of both hosts lead to the router, which forwards IPv4 and IPv6.
 
 use crate::{
     guest::{exclusive::KernelLock, file, netns::Netns},
@@ -20,24 +32,24 @@ pub struct Network<'t> {
 }
 
 impl<'t> Network<'t> {
-    /// An address of `near`.
+    /// The IPv4 address of `near`.
     pub const NEAR_IPV4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-    /// An address of `near`.
+    /// The IPv6 address of `near`.
     pub const NEAR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
-    /// An address of `far`.
+    /// The IPv4 address of `far`.
     pub const FAR_IPV4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-    /// An address of `far`.
+    /// The IPv6 address of `far`.
     pub const FAR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
     /// The addresses of `far`.
     pub const FAR: [IpAddr; 2] = [IpAddr::V4(Self::FAR_IPV4), IpAddr::V6(Self::FAR_IPV6)];
 
-    /// The router's addresses on the side of `far`.
+    /// The router's addresses on the link to `far`.
     pub const ROUTER: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1)),
     ];
 
-    /// Makes the three of them.
+    /// Makes the three namespaces and their links, and returns when the links are up.
     #[track_caller]
     pub fn new(_lock: &'t KernelLock) -> Self {
         let (near, router, far) = (Netns::new(), Netns::new(), Netns::new());
@@ -87,7 +99,8 @@ impl<'t> Network<'t> {
     }
 }
 
-/// Whether all of the thread's links carry packets: a link drops what comes before its carrier.
+/// Tells whether all links of the thread's namespace have a carrier. Without it, a link drops
+/// packets.
 fn links_are_up() -> bool {
     tool::run("ip", &["-br", "link", "show", "type", "veth"])
         .lines()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! nftables, whose word is what kstat's is compared with: its own count of TCP packets, and its list
-//! of who is hooked where.
+//! nftables, with which kstat is compared: its count of TCP packets, and its list of registered
+//! hooks.
 
 use crate::{
     guest::{file, netns::Netns},
@@ -10,16 +10,17 @@ use crate::{
 use serde_json::Value;
 use std::{collections::BTreeSet, mem};
 
-/// Where a hook stands.
+/// A netfilter hook point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookPoint {
-    /// LOCAL_OUT.
+    /// `NF_INET_LOCAL_OUT`.
     Output,
-    /// POST_ROUTING.
+    /// `NF_INET_POST_ROUTING`.
     Postrouting,
 }
 
 impl HookPoint {
+    /// Returns nftables' name of the hook point.
     fn name(self) -> &'static str {
         match self {
             Self::Output => "output",
@@ -28,15 +29,16 @@ impl HookPoint {
     }
 }
 
-/// `meta l4proto tcp counter` for IPv4 and for IPv6.
+/// The rule `meta l4proto tcp counter`, for IPv4 and for IPv6.
 ///
-/// It stands right before the last priority, where kstat's hook is: no firewall stands between them.
+/// Its chain has the priority right before the last one, which is the priority of kstat's hook. So
+/// no firewall runs between the two.
 pub struct TcpCounter<'a> {
     net: &'a Netns,
     point: HookPoint,
 }
 
-/// What nftables has counted.
+/// The packets that nftables has counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packets {
     /// TCP over IPv4.
@@ -46,16 +48,17 @@ pub struct Packets {
 }
 
 impl Packets {
-    /// TCP over either.
+    /// Returns the number of TCP packets over IPv4 and IPv6 together.
     pub fn total(self) -> u64 {
         self.ipv4 + self.ipv6
     }
 }
 
 impl<'a> TcpCounter<'a> {
+    /// The name of this count in messages.
     pub(crate) const SOURCE: &'static str = "nftables' `meta l4proto tcp counter`";
 
-    /// Counts from now on, until the namespace is gone.
+    /// Adds the rules to the network namespace `net`. They stay as long as the namespace.
     #[track_caller]
     pub fn new(net: &'a Netns, point: HookPoint) -> Self {
         let point_name = point.name();
@@ -77,13 +80,14 @@ impl<'a> TcpCounter<'a> {
         Self { net, point }
     }
 
-    /// What was counted so far.
+    /// Returns the packets counted so far.
     #[track_caller]
     pub fn packets(&self) -> Packets {
         Self::packets_of(self.net, self.point)
     }
 
-    /// The same, by somebody who has not got it.
+    /// Returns the packets counted so far by the rules that [`Self::new`] added to `net` at
+    /// `point`.
     #[track_caller]
     pub fn packets_of(net: &Netns, point: HookPoint) -> Packets {
         let table = format!("counted_{}", point.name());
@@ -94,8 +98,8 @@ impl<'a> TcpCounter<'a> {
         }
     }
 
-    /// Asserts that nout is what nftables has counted, once neither moves any more: connections
-    /// that are over may still have something to say.
+    /// Waits until neither `nout` nor nftables' count moves any more, asserts that they agree, and
+    /// returns `nout`. Connections may still send packets after the test has closed them.
     #[track_caller]
     pub fn assert_agrees_when_quiet(&self) -> u64 {
         let both = || {
@@ -112,7 +116,8 @@ impl<'a> TcpCounter<'a> {
         self.compare(nout, packets)
     }
 
-    /// Asserts that nout is what nftables has counted, for both families together, and returns it.
+    /// Asserts that `nout` is the number of packets that nftables has counted over IPv4 and IPv6
+    /// together. Returns `nout`.
     #[track_caller]
     pub fn assert_agrees(&self, nout: u64) -> u64 {
         self.compare(nout, self.packets())
@@ -127,16 +132,17 @@ impl<'a> TcpCounter<'a> {
     }
 }
 
-/// Which packets nftables sees, and which of them match `meta l4proto tcp`, each by a number that it
-/// carries.
-pub struct Seen<'a> {
+/// A record of the packets that nftables sees, and of those that match `meta l4proto tcp`. A number
+/// that each packet carries identifies it.
+pub struct SeenPackets<'a> {
     net: &'a Netns,
     keys: usize,
 }
 
-impl<'a> Seen<'a> {
-    /// From now on; `keys` are what to know packets by, and which packets have that, as nftables has
-    /// both: `("meta mark", "")`, say.
+impl<'a> SeenPackets<'a> {
+    /// Starts to record. Each of `keys` is an nftables expression for the number that identifies a
+    /// packet, and an nftables match for the packets that have this number, for example
+    /// `("meta mark", "")`.
     #[track_caller]
     pub fn new(net: &'a Netns, point: HookPoint, keys: &[(&str, &str)]) -> Self {
         let point = point.name();
@@ -172,19 +178,20 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// All packets that were seen since [`Self::forget`].
+    /// Returns the numbers of all packets seen since the last [`Self::forget`].
     #[track_caller]
     pub fn any(&self) -> BTreeSet<u64> {
         self.all("any")
     }
 
-    /// Those of TCP.
+    /// Returns the numbers of the packets that matched `meta l4proto tcp` since the last
+    /// [`Self::forget`].
     #[track_caller]
     pub fn tcp(&self) -> BTreeSet<u64> {
         self.all("tcp")
     }
 
-    /// Makes room for more.
+    /// Empties the record.
     #[track_caller]
     pub fn forget(&self) {
         for i in 0..self.keys {
@@ -226,19 +233,19 @@ impl<'a> Seen<'a> {
             .map(|element| {
                 element
                     .as_u64()
-                    .unwrap_or_else(|| panic!("nft -j list set: {element} is no number"))
+                    .unwrap_or_else(|| panic!("nft -j list set: {element} is not a number"))
             })
             .collect()
     }
 }
 
-/// The packets of a named counter of an `inet` table.
+/// Returns the packets of a named counter in a table of family `inet`.
 #[track_caller]
 pub fn counter(net: &Netns, table: &str, name: &str) -> u64 {
     counter_of(net, "inet", table, name)
 }
 
-/// The packets of a named counter of a table of `family`.
+/// Returns the packets of a named counter in a table of `family`.
 #[track_caller]
 pub fn counter_of(net: &Netns, family: &str, table: &str, name: &str) -> u64 {
     let answer = net.run(|| tool::run("nft", &["-j", "list", "counter", family, table, name]));
@@ -253,17 +260,18 @@ pub fn counter_of(net: &Netns, family: &str, table: &str, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("nft -j list counter: no {name} in {answer}"))
 }
 
-/// Loads a ruleset into a namespace.
+/// Loads a ruleset into a network namespace.
 #[track_caller]
 pub fn load(net: &Netns, ruleset: &str) {
     net.run(|| tool::run_with("nft", &["-f", "-"], ruleset));
 }
 
-/// A shell script that takes all places for an IPv6 hook at `point`, of which there are 1,024
-/// (`MAX_HOOK_COUNT` in `net/netfilter/core.c`).
+/// Returns a shell script that registers IPv6 hooks at `point` until no more can be registered.
 ///
-/// The kernel's own security modules may have some of them.
-pub fn fill(point: HookPoint) -> String {
+/// The limit is 1,024 hooks (`MAX_HOOK_COUNT` in net/netfilter/core.c). Security modules of the
+/// kernel may have registered some of them, so the script adds the last ones one by one until that
+/// fails.
+pub fn fill_script(point: HookPoint) -> String {
     let chain = format!("{{ type filter hook {} priority 0; }}", point.name());
     let chains: Vec<_> = (0..1020).map(|i| format!("chain c{i} {chain}")).collect();
 
@@ -278,36 +286,38 @@ i=0; while nft \"add chain ip6 full d$i {chain}\" 2>/dev/null; do i=$((i + 1)); 
     )
 }
 
-/// A namespace where no IPv6 hook can be added at one point, until this is dropped.
-pub struct Full<'a>(&'a Netns);
+/// A hook point of a network namespace at which no further IPv6 hook can be registered. Dropping
+/// this removes the hooks that fill it.
+pub struct FullHookPoint<'a>(&'a Netns);
 
-impl<'a> Full<'a> {
-    /// Takes all places at `point`.
+impl<'a> FullHookPoint<'a> {
+    /// Fills `point` in the network namespace `net`.
     #[track_caller]
     pub fn new(net: &'a Netns, point: HookPoint) -> Self {
-        net.run(|| tool::shell(&fill(point)));
+        net.run(|| tool::shell(&fill_script(point)));
         Self(net)
     }
 }
 
-impl Drop for Full<'_> {
+impl Drop for FullHookPoint<'_> {
     fn drop(&mut self) {
         load(self.0, "delete table ip6 full");
     }
 }
 
-/// A hook of kstat's.
+/// A registered hook, as `nft list hooks` shows it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RegisteredHook {
-    /// `ip` or `ip6`.
+    /// The protocol family, for example `ip` or `ip6`.
     pub family: String,
-    /// `output`, `postrouting` and the like.
+    /// The hook point, for example `output` or `postrouting`.
     pub point: String,
-    /// What is lower comes first.
+    /// The priority. The kernel runs hooks with a lower number first.
     pub priority: i32,
 }
 
-/// Hooks at the last priority of `point`, one for each family: those of a kstat that counts.
+/// Returns the hooks that kstat has in a network namespace while it counts at `point`: one for each
+/// family, at the last priority.
 pub fn one_per_family(point: HookPoint) -> Vec<RegisteredHook> {
     ["ip", "ip6"]
         .map(|family| RegisteredHook {
@@ -318,7 +328,7 @@ pub fn one_per_family(point: HookPoint) -> Vec<RegisteredHook> {
         .into()
 }
 
-/// What `nft list hooks` shows of kstat in a namespace.
+/// Returns the hooks of kstat in a network namespace, from `nft list hooks`.
 #[track_caller]
 pub fn kstat_hooks(net: &Netns) -> Vec<RegisteredHook> {
     listed_hooks(net)
@@ -328,8 +338,8 @@ pub fn kstat_hooks(net: &Netns) -> Vec<RegisteredHook> {
         .collect()
 }
 
-/// The hooks of a namespace that call `function`, as `nft list hooks` names it with its module:
-/// `nf_confirm [nf_conntrack]`, for example.
+/// Returns the hooks in a network namespace that call `function`. Its name is as `nft list hooks`
+/// shows it with its module, for example `nf_confirm [nf_conntrack]`.
 #[track_caller]
 pub fn hooks_of(net: &Netns, function: &str) -> Vec<RegisteredHook> {
     listed_hooks(net)
@@ -339,8 +349,8 @@ pub fn hooks_of(net: &Netns, function: &str) -> Vec<RegisteredHook> {
         .collect()
 }
 
-/// The modules that have a hook at the last priority of `point` for `family` (`ip` or `ip6`), in the
-/// order in which the kernel runs the hooks.
+/// Returns the modules that have a hook at the last priority of `point` for `family` (`ip` or
+/// `ip6`), in the order in which the kernel runs the hooks.
 #[track_caller]
 pub fn last_modules(net: &Netns, family: &str, point: HookPoint) -> Vec<String> {
     listed_hooks(net)
@@ -355,7 +365,8 @@ pub fn last_modules(net: &Netns, family: &str, point: HookPoint) -> Vec<String> 
         .collect()
 }
 
-/// Every hook of a namespace as `nft list hooks` shows it, with what it shows behind the priority.
+/// Returns every hook in a network namespace with its function, which `nft list hooks` shows behind
+/// the priority.
 #[track_caller]
 fn listed_hooks(net: &Netns) -> Vec<(RegisteredHook, String)> {
     let list = net.run(|| tool::run("nft", &["list", "hooks"]));
@@ -381,7 +392,7 @@ fn listed_hooks(net: &Netns) -> Vec<(RegisteredHook, String)> {
             )),
             _ => assert!(
                 !line.contains("kstat]"),
-                "nft list hooks: {line:?} is not understood"
+                "nft list hooks: cannot parse {line:?}"
             ),
         }
     }

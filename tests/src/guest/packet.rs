@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets made byte by byte.
+//! Builds packets byte by byte.
 //!
-//! They go from a [`Host`](crate::guest::host::Host)'s own address to its neighbour's, where nobody is.
+//! The packets go from the address of a [`Host`](crate::guest::host::Host) to an address in its
+//! subnet that no host has.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The address of every host.
+/// The IPv4 address of every host.
 pub const HOST_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The address of every host.
+/// The IPv6 address of every host.
 pub const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-/// Nobody's address, to which packets are sent.
+/// The destination of IPv4 packets, an address that no host has.
 pub const NOBODY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// Nobody's address, to which packets are sent.
+/// The destination of IPv6 packets, an address that no host has.
 pub const NOBODY_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 // Protocol numbers.
@@ -28,18 +29,18 @@ pub const ICMPV6: u8 = 58;
 pub const NO_NEXT_HEADER: u8 = 59;
 pub const DESTINATION: u8 = 60;
 
-/// A TCP segment: SYN, from port 1024, with a checksum that is wrong.
+/// Returns a TCP segment from port 1024 to `port`: a SYN with a wrong checksum.
 pub fn segment(port: u16) -> Vec<u8> {
     let mut segment = vec![0; 20];
 
     segment[..2].copy_from_slice(&1024u16.to_be_bytes());
     segment[2..4].copy_from_slice(&port.to_be_bytes());
-    segment[12] = 5 << 4; // words of header
+    segment[12] = 5 << 4; // header length in words
     segment[13] = 0x02; // SYN
     segment
 }
 
-/// A UDP datagram without data.
+/// Returns a UDP datagram from port 1024 to `port`, without data.
 pub fn datagram(port: u16) -> Vec<u8> {
     let mut datagram = vec![0; 8];
 
@@ -49,25 +50,27 @@ pub fn datagram(port: u16) -> Vec<u8> {
     datagram
 }
 
-/// An ICMP (type 8) or ICMPv6 (type 128) echo request; the checksum is wrong.
+/// Returns an ICMP (type 8) or ICMPv6 (type 128) echo request with a wrong checksum.
 pub fn echo(kind: u8) -> Vec<u8> {
     vec![kind, 0, 0, 0, 0, 1, 0, 1]
 }
 
-/// An IPv4 packet with what `payload` says it is behind it.
+/// Returns an IPv4 packet with `payload`, which its header declares as `protocol`.
 pub fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4_with(protocol, 0, &[], payload)
 }
 
-/// The same, where `fragment` is the 16 bits of flags and offset, and `options` are whole words.
+/// Returns an IPv4 packet with further header fields: `fragment` is the 16 bits of flags and
+/// fragment offset, and `options` are whole words.
 ///
-/// The kernel fills in the length and the checksum, so these cannot be wrong.
+/// The kernel fills in the total length and the header checksum, so a test cannot send wrong ones.
 pub fn ipv4_with(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
     assert_eq!(options.len() % 4, 0, "options are whole words");
 
     let mut packet = vec![0; 20];
     packet[0] = (4 << 4) | (5 + options.len() / 4) as u8;
-    packet[4..6].copy_from_slice(&0x6b73u16.to_be_bytes()); // an identification, or the kernel makes one
+    // The identification. The kernel would replace 0 by one of its own.
+    packet[4..6].copy_from_slice(&0x6b73u16.to_be_bytes());
     packet[6..8].copy_from_slice(&fragment.to_be_bytes());
     packet[8] = 64; // time to live
     packet[9] = protocol;
@@ -78,8 +81,11 @@ pub fn ipv4_with(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) ->
     packet
 }
 
-/// An IPv6 packet: a chain of extension headers, each a type and its bytes from the third on (the
-/// first is the type of the next one, the second is made from the length), then what `last` says.
+/// Returns an IPv6 packet with a chain of extension headers and then `payload`, which the last
+/// header declares as `last`.
+///
+/// Each extension header is its type and its bytes from the third on. The first byte, the type of
+/// the next header, and the second, the length, are filled in.
 pub fn ipv6(chain: &[(u8, &[u8])], last: u8, payload: &[u8]) -> Vec<u8> {
     let mut rest = Vec::new();
 
@@ -104,7 +110,7 @@ pub fn ipv6(chain: &[(u8, &[u8])], last: u8, payload: &[u8]) -> Vec<u8> {
     ipv6_raw(chain.first().map_or(last, |(first, _)| *first), &rest)
 }
 
-/// An IPv6 header and any bytes behind it.
+/// Returns an IPv6 header with the next header type `next`, followed by the bytes `rest`.
 pub fn ipv6_raw(next: u8, rest: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; 40];
 
@@ -118,17 +124,19 @@ pub fn ipv6_raw(next: u8, rest: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Six bytes of options that mean nothing (PadN), for a hop-by-hop or destination options header.
+/// The body of a hop-by-hop or destination options header without effect: six bytes of padding
+/// (PadN).
 pub const PADDING: &[u8] = &[1, 4, 0, 0, 0, 0];
 
-/// A fragment header's body, for an offset in units of 8 bytes.
+/// Returns the body of a fragment header. `offset` is in units of 8 bytes, and `more` tells that
+/// further fragments follow.
 pub fn fragment(offset: u16, more: bool) -> [u8; 6] {
     let field = ((offset << 3) | u16::from(more)).to_be_bytes();
 
     [field[0], field[1], 0, 0, 0, 1]
 }
 
-/// The checksum of an IPv4 header whose own checksum is 0.
+/// Returns the checksum of an IPv4 header whose checksum field is 0.
 pub fn checksum(header: &[u8]) -> u16 {
     let mut sum: u32 = header
         .chunks_exact(2)
@@ -141,12 +149,12 @@ pub fn checksum(header: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// A TCP packet over IPv4.
+/// Returns a TCP packet over IPv4.
 pub fn tcp4() -> Vec<u8> {
     ipv4(TCP, &segment(80))
 }
 
-/// A TCP packet over IPv6.
+/// Returns a TCP packet over IPv6.
 pub fn tcp6() -> Vec<u8> {
     ipv6(&[], TCP, &segment(80))
 }

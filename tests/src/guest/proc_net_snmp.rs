@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's own statistics of a network namespace: `/proc/net/snmp` and `/proc/net/netstat`.
+//! Reads the kernel's statistics of a network namespace from /proc/net/snmp and /proc/net/netstat.
 
 use crate::guest::{file, netns::Netns};
 
-/// A number: `number(net, "snmp", "Tcp", "OutSegs")`, say.
+/// Returns one statistic, for example `number(net, "snmp", "Tcp", "OutSegs")`.
 #[track_caller]
 pub fn number(net: &Netns, table: &str, group: &str, name: &str) -> u64 {
     let path = format!("/proc/thread-self/net/{table}");
@@ -25,11 +25,14 @@ pub fn number(net: &Netns, table: &str, group: &str, name: &str) -> u64 {
                 .parse()
                 .ok()
         })
-        .unwrap_or_else(|| panic!("{path} does not say {group} {name}: {text}"))
+        .unwrap_or_else(|| panic!("{path} has no {group} {name}: {text}"))
 }
 
-/// The TCP segments that were sent, super-packets taken apart, and those sent again. A SYN-ACK that is
-/// sent again counts as both: so this is exact for who connects, and not for who listens.
+/// Returns the number of TCP segments sent, including retransmissions. Each segment of a GSO packet
+/// counts.
+///
+/// The kernel counts a retransmitted SYN-ACK both as sent and as retransmitted. So the number is
+/// exact for a host that only opens connections, and may be too high for one that accepts them.
 #[track_caller]
 pub fn tcp_segments(net: &Netns) -> u64 {
     number(net, "snmp", "Tcp", "OutSegs") + number(net, "snmp", "Tcp", "RetransSegs")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A program that packets wait for, and that lets them pass or not: NFQUEUE.
+//! A user-space program that decides on packets: it reads them from an NFQUEUE and returns
+//! verdicts.
 
 use crate::guest::netns::Netns;
 use nfq::Verdict;
@@ -12,11 +13,11 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// A queue in which packets wait.
+/// A queue in which packets wait for a verdict.
 pub struct Queue(nfq::Queue);
 
 impl Queue {
-    /// From now on, until this is dropped.
+    /// Opens queue `number` of the network namespace `net`. Dropping this closes the queue.
     #[track_caller]
     pub fn new(net: &Netns, number: u16) -> Self {
         net.run(|| {
@@ -29,13 +30,13 @@ impl Queue {
         })
     }
 
-    /// Takes so many packets from now on, and lets those pass whose number, from 0, `accept` says
-    /// so of.
-    pub fn take(mut self, packets: u64, accept: fn(u64) -> bool) -> Taker {
+    /// Takes `packets` packets from the queue, in a thread of its own. Accepts packet number `n`,
+    /// counted from 0, if `accept(n)` is true, and drops it otherwise.
+    pub fn take(mut self, packets: u64, accept: fn(u64) -> bool) -> QueueReader {
         let taken = Arc::new(AtomicU64::new(0));
-        let theirs = taken.clone();
+        let counter = taken.clone();
 
-        Taker {
+        QueueReader {
             taken,
             thread: thread::spawn(move || {
                 for number in 0..packets {
@@ -51,28 +52,28 @@ impl Queue {
                     self.0
                         .verdict(message)
                         .unwrap_or_else(|error| panic!("giving a verdict: {error}"));
-                    theirs.fetch_add(1, Ordering::SeqCst);
+                    counter.fetch_add(1, Ordering::SeqCst);
                 }
             }),
         }
     }
 }
 
-/// Who takes packets from a queue.
-pub struct Taker {
+/// The thread that takes packets from a queue.
+pub struct QueueReader {
     taken: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
-impl Taker {
-    /// How many packets were taken so far; their verdicts have been carried out.
+impl QueueReader {
+    /// Returns the number of packets taken so far. The kernel has carried out their verdicts.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Returns when all have been taken.
+    /// Returns when all packets have been taken.
     #[track_caller]
     pub fn finish(self) {
-        self.thread.join().expect("who takes packets failed");
+        self.thread.join().expect("the queue reader panicked");
     }
 }

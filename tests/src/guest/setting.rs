@@ -1,52 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Settings of the kernel's that are other than usual for as long as a test needs.
+//! Kernel settings that a test changes, restored on drop.
 
-use crate::guest::file;
-use std::thread;
+use crate::{guest::file, unless_panicking};
 
-/// A file of the kernel's that says something else until this is dropped.
+/// A changed kernel setting. Dropping it restores the previous value.
 pub struct Setting {
     path: &'static str,
-    usual: String,
+    previous: String,
 }
 
 impl Setting {
-    /// It says this from now on.
+    /// Sets the setting in the file `path` to `value`.
     #[track_caller]
     pub fn new(path: &'static str, value: &str) -> Self {
-        let usual = file::read(path);
+        let previous = file::read(path);
 
         file::set(path, value);
-        Self { path, usual }
+        Self { path, previous }
     }
 }
 
 impl Drop for Setting {
     fn drop(&mut self) {
-        let result = file::put(self.path, &self.usual);
+        let result = file::put(self.path, &self.previous);
 
-        // If the test has failed already, that is what should be told.
-        if !thread::panicking() {
-            result.unwrap_or_else(|error| panic!("setting {} back: {error}", self.path));
-        }
+        unless_panicking(|| {
+            result.unwrap_or_else(|error| panic!("restoring {}: {error}", self.path));
+        });
     }
 }
 
-/// Has RCU's grace periods end as soon as they can, at the expense of all CPUs: a hundred times as many
-/// fit into a test, and a reader is missed as surely if nobody waits for it.
+/// Makes RCU grace periods as short as possible, at the expense of all CPUs.
+///
+/// About a hundred times as many grace periods then fit into a test. A missing wait for readers is
+/// found as surely as with longer ones.
 #[track_caller]
 pub fn expedite_grace_periods() -> [Setting; 2] {
     [
         Setting::new("/sys/kernel/rcu_expedited", "1"),
-        // So many ticks it waits before it looks for CPUs that have nothing to say.
+        // The number of ticks before RCU first looks for CPUs that are in a quiescent state.
         Setting::new("/sys/module/rcutree/parameters/jiffies_till_first_fqs", "0"),
     ]
 }
 
-/// Has KCSAN, where there is one, watch every 500th memory access or so, instead of every 4,000th.
+/// Makes KCSAN watch about every 500th memory access instead of every 4,000th, if the kernel has
+/// KCSAN.
 #[track_caller]
-pub fn watch_closely() -> Option<Setting> {
+pub fn increase_kcsan_sampling() -> Option<Setting> {
     const SKIP_WATCH: &str = "/sys/module/kcsan/parameters/skip_watch";
 
     file::exists(SKIP_WATCH).then(|| Setting::new(SKIP_WATCH, "500"))

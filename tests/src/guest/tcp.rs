@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Real TCP connections.
+//! TCP connections between network namespaces, made by the kernel's own sockets.
 
 use crate::{
     guest::{file, netns::Netns},
@@ -20,18 +20,20 @@ use std::{
     thread,
 };
 
-// States in /proc/net/tcp of sockets that send nothing unless they are sent something.
+// States in /proc/net/tcp of sockets that send a packet only in answer to one.
 const LISTEN: &str = "0A";
 const TIME_WAIT: &str = "06";
 
-/// Connects from `client` to `address`, which is `server`'s, sends it so many bytes, and closes the
-/// connection. Returns the client's address as the server sees it, when no packet is to come any more.
+/// Connects from `client` to `address` of `server`, sends `bytes` bytes, and closes the connection.
+/// Returns when neither side has a packet left to send, with the client's address as the server
+/// sees it.
 #[track_caller]
 pub fn exchange(client: &Netns, server: &Netns, address: IpAddr, bytes: usize) -> IpAddr {
     exchange_at(client, server, address, address, bytes)
 }
 
-/// As [`exchange`], where `client` knows the server as `known_as`.
+/// As [`exchange`], but `client` connects to `known_as`, which address translation turns into
+/// `address`.
 #[track_caller]
 pub fn exchange_at(
     client: &Netns,
@@ -48,7 +50,7 @@ pub fn exchange_at(
     )
 }
 
-/// As [`exchange`], by a socket of `client` that is bound to `device` (`SO_BINDTODEVICE`).
+/// As [`exchange`], by a socket of `client` that is bound to `device` (SO_BINDTODEVICE).
 #[track_caller]
 pub fn exchange_bound(
     client: &Netns,
@@ -78,7 +80,7 @@ pub fn exchange_bound(
             connect_socket(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
             Ok(TcpStream::from(socket))
         };
-        bound().unwrap_or_else(|error: Errno| panic!("connecting to {to} by {device}: {error}"))
+        bound().unwrap_or_else(|error: Errno| panic!("connecting to {to} over {device}: {error}"))
     });
     let (far, _) = listener
         .accept()
@@ -87,8 +89,9 @@ pub fn exchange_bound(
     transfer(client, server, (near, far), bytes)
 }
 
-/// Sends `bytes` bytes over a connection of `client` to `server`, and closes it. Returns the client's
-/// address as the server sees it.
+/// Sends `bytes` bytes from `sender` in `client` to `receiver` in `server`, and closes the
+/// connection. Returns when neither side has a packet left to send, with the client's address as
+/// the server sees it.
 #[track_caller]
 fn transfer(
     client: &Netns,
@@ -127,12 +130,13 @@ fn transfer(
     peer.ip()
 }
 
-/// A connection from `client` to `address`, which is `server`'s: the end of either.
+/// Connects from `client` to `address` of `server`, and returns the client's and the server's end.
 #[track_caller]
 pub fn connect(client: &Netns, server: &Netns, address: IpAddr) -> (TcpStream, TcpStream) {
     connect_as(client, server, address, address)
 }
 
+/// As [`connect`], but `client` connects to `known_as`.
 #[track_caller]
 fn connect_as(
     client: &Netns,
@@ -146,7 +150,7 @@ fn connect_as(
         .unwrap_or_else(|error| panic!("the address of a listener: {error}"))
         .port();
 
-    // The kernel takes the connection before it is accepted here.
+    // The kernel completes the handshake before accept(2) is called.
     let near = client.run(|| {
         TcpStream::connect_timeout(&SocketAddr::new(known_as, port), wait::PATIENCE)
             .unwrap_or_else(|error| panic!("connecting to {known_as}: {error}"))
@@ -157,7 +161,7 @@ fn connect_as(
     (near, far)
 }
 
-/// A listener at `address` of `server`, at a port that the kernel chooses.
+/// Listens at `address` of `server`, on a port that the kernel chooses.
 #[track_caller]
 fn listen(server: &Netns, address: IpAddr) -> TcpListener {
     server.run(|| {
@@ -166,7 +170,7 @@ fn listen(server: &Netns, address: IpAddr) -> TcpListener {
     })
 }
 
-/// Returns when no TCP socket of the namespace has anything to send.
+/// Returns when no TCP socket of the namespace has a packet left to send.
 #[track_caller]
 pub fn settle(net: &Netns) {
     wait::until("all connections were closed", || {
@@ -178,12 +182,12 @@ pub fn settle(net: &Netns) {
     });
 }
 
-/// Returns when somebody listens at a port of the namespace.
+/// Returns when a socket listens on `port` in the namespace.
 #[track_caller]
 pub fn await_listener(net: &Netns, port: u16) {
     let suffix = format!(":{port:04X}");
 
-    wait::until("somebody listens", || {
+    wait::until("a socket listened", || {
         net.run(|| {
             sockets()
                 .iter()
@@ -192,7 +196,8 @@ pub fn await_listener(net: &Netns, port: u16) {
     });
 }
 
-/// The local address and the state of each TCP socket of the thread's namespace.
+/// Returns the local address and the state of each TCP socket in the namespace of the calling
+/// thread.
 fn sockets() -> Vec<(String, String)> {
     ["tcp", "tcp6"]
         .iter()

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that flow while a test does something else.
+//! Sends packets in the background of a test.
 
 use crate::{
-    guest::{cpu, host::Wire, packet},
+    guest::{cpu, host::RawSockets, packet},
     wait,
 };
 use std::{
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// TCP packets from every CPU, until this is stopped or dropped.
+/// A sender of TCP packets on every CPU, until this is stopped or dropped.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -23,13 +23,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// After each burst of so many packets, a sender sleeps for so long.
-    pub(crate) fn new(wire: Arc<Wire>, burst: u64, pause: Duration) -> Self {
+    /// Starts the senders. Each sleeps for `pause` after every `burst` packets.
+    pub(crate) fn new(sockets: Arc<RawSockets>, burst: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let senders = (0..cpu::count())
             .map(|cpu| {
-                let (wire, stop, sent) = (wire.clone(), stop.clone(), sent.clone());
+                let (sockets, stop, sent) = (sockets.clone(), stop.clone(), sent.clone());
 
                 thread::spawn(move || {
                     cpu::stay_on(cpu);
@@ -39,7 +39,8 @@ impl Traffic {
                         if stop.load(Ordering::SeqCst) {
                             break;
                         }
-                        wire.send(packet)
+                        sockets
+                            .send(packet)
                             .unwrap_or_else(|error| panic!("sending on CPU {cpu}: {error}"));
                         sent.fetch_add(1, Ordering::SeqCst);
                         if i % burst == 0 {
@@ -57,12 +58,13 @@ impl Traffic {
         }
     }
 
-    /// The packets sent so far; there may be one more on its way from each CPU.
+    /// Returns the number of packets sent so far. Each CPU may have sent one more that is not
+    /// counted yet.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Returns when so many more packets have been sent.
+    /// Returns when `packets` more packets have been sent.
     #[track_caller]
     pub fn wait_for(&self, packets: u64) {
         let goal = self.sent() + packets;
@@ -70,12 +72,12 @@ impl Traffic {
         wait::until("more packets were sent", || self.sent() >= goal);
     }
 
-    /// Sends no more, and returns how many packets were sent in all.
+    /// Stops the senders, and returns the number of packets that they sent.
     #[track_caller]
     pub fn stop(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         for sender in self.senders.drain(..) {
-            sender.join().expect("a sender failed");
+            sender.join().expect("a sender panicked");
         }
         self.sent()
     }
@@ -85,7 +87,8 @@ impl Drop for Traffic {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for sender in self.senders.drain(..) {
-            // If a sender failed, it has said so, and a test that cares calls `stop`.
+            // A panic of a sender was printed when it happened. A test that has to fail then calls
+            // `stop`.
             let _ = sender.join();
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A network namespace that an unprivileged user makes in a user namespace of their own.
+//! A network namespace that an unprivileged user makes in a new user namespace.
 
 use crate::guest::{identity::NOBODY, netns::Netns};
 use std::{
@@ -9,14 +9,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The namespace, and the user's process that is in it until this is dropped.
+/// The network namespace, and the user's process in it. Dropping this ends the process.
 pub struct UserNetns {
     net: Netns,
     user: Child,
 }
 
 impl UserNetns {
-    /// Makes the namespace, in which the user runs a shell script.
+    /// Makes the namespace as user nobody, and returns when the shell script `script` has run
+    /// there.
     #[track_caller]
     pub fn new(script: &str) -> Self {
         let mut user = Command::new("unshare")
@@ -31,7 +32,7 @@ impl UserNetns {
 
         user.stdout
             .as_mut()
-            .expect("its output is a pipe")
+            .expect("the standard output is a pipe")
             .read_exact(&mut ready)
             .unwrap_or_else(|error| panic!("running a script as nobody: {error}"));
         Self {
@@ -40,7 +41,7 @@ impl UserNetns {
         }
     }
 
-    /// The network namespace.
+    /// Returns the network namespace.
     pub fn net(&self) -> &Netns {
         &self.net
     }
@@ -48,7 +49,7 @@ impl UserNetns {
 
 impl Drop for UserNetns {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.user.kill();
         let _ = self.user.wait();
     }
