@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a step is, and when a count is published: the arithmetic of the module, without the module.
+//! The module's arithmetic: how N is parsed, and which count is published. Runs without the module
+//! and without a guest.
 
 #[path = "../../publish.rs"]
 mod publish;
 #[path = "../../step.rs"]
 mod step;
 
-/// How N is written.
+/// Parsing N.
 mod steps {
     use crate::step::{ParseError, Step};
 
+    /// Asserts that `text` is parsed as `n`.
     #[track_caller]
-    fn assert_reads(text: &str, n: u64) {
+    fn assert_parses(text: &str, n: u64) {
         assert_eq!(
             Step::parse(text.as_bytes()),
             Ok(Step::new(n).expect("not 0")),
@@ -20,6 +22,7 @@ mod steps {
         );
     }
 
+    /// Asserts that `text` is refused with `error`.
     #[track_caller]
     fn assert_refuses(text: impl AsRef<[u8]>, error: ParseError) {
         let text = text.as_ref();
@@ -33,19 +36,19 @@ mod steps {
     }
 
     #[test]
-    fn a_step_is_10_unless_set() {
+    fn default_step_is_10() {
         assert_eq!(Step::DEFAULT.get().get(), 10);
     }
 
     #[test]
-    fn zero_is_no_step() {
+    fn zero_is_refused() {
         assert_eq!(Step::new(0), None);
         assert_refuses("0", ParseError::Invalid);
         assert_refuses("000", ParseError::Invalid);
     }
 
     #[test]
-    fn every_number_from_1_to_u64_max_is_read_as_it_is_written() {
+    fn numbers_from_1_to_u64_max_are_parsed() {
         let around_powers = (1..64).flat_map(|bit| [(1 << bit) - 1, 1u64 << bit, (1 << bit) | 1]);
 
         for n in (1..=10_000)
@@ -54,13 +57,13 @@ mod steps {
         {
             let step = Step::new(n).expect("not 0");
 
-            assert_reads(&n.to_string(), n);
+            assert_parses(&n.to_string(), n);
             assert_eq!(step.get().get(), n);
         }
     }
 
     #[test]
-    fn white_space_is_what_isspace_takes_and_some_of_it() {
+    fn white_space_is_one_or_more_bytes_of_isspace() {
         for byte in 0..=u8::MAX {
             let is_space = matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r');
 
@@ -77,28 +80,28 @@ mod steps {
     #[test]
     fn white_space_around_a_number_is_allowed() {
         for space in [" ", "\t", "\n", "\x0b", "\x0c", "\r", " \t\n\x0b\x0c\r"] {
-            assert_reads(&format!("{space}20"), 20);
-            assert_reads(&format!("20{space}"), 20);
-            assert_reads(&format!("{space}20{space}"), 20);
-            assert_reads(&format!("{space}{}", u64::MAX), u64::MAX);
+            assert_parses(&format!("{space}20"), 20);
+            assert_parses(&format!("20{space}"), 20);
+            assert_parses(&format!("{space}20{space}"), 20);
+            assert_parses(&format!("{space}{}", u64::MAX), u64::MAX);
         }
     }
 
     #[test]
-    fn leading_zeros_do_not_change_a_number() {
-        assert_reads("0020", 20);
-        assert_reads("00000000000018446744073709551615", u64::MAX);
+    fn leading_zeros_are_ignored() {
+        assert_parses("0020", 20);
+        assert_parses("00000000000018446744073709551615", u64::MAX);
     }
 
     #[test]
-    fn what_is_no_decimal_number_is_invalid() {
+    fn text_other_than_a_decimal_number_is_invalid() {
         for text in [
             "", " ", "\n", "\0", "abc", "10x", "x10", "0x10", "0b1", "1e3", "1.0", "1,000",
             "1_000", "-1", "-0", "+1", "- 1", "1 0", "1\n0", "10\0", "\u{661}", "\u{a0}1",
         ] {
             assert_refuses(text, ParseError::Invalid);
         }
-        // Bytes that are no UTF-8, and every single byte that is no digit.
+        // A byte that is not UTF-8, and every single byte other than a digit.
         assert_refuses(b"1\xff", ParseError::Invalid);
         for byte in (0..=u8::MAX).filter(|byte| !byte.is_ascii_digit()) {
             assert_refuses([byte], ParseError::Invalid);
@@ -106,7 +109,7 @@ mod steps {
     }
 
     #[test]
-    fn a_number_above_u64_max_is_too_large() {
+    fn number_above_u64_max_is_too_large() {
         for text in [
             "18446744073709551616",
             "18446744073709551620",
@@ -120,19 +123,19 @@ mod steps {
     }
 
     #[test]
-    fn a_text_longer_than_any_number_needs_is_invalid_whatever_it_says() {
+    fn text_longer_than_max_text_is_invalid() {
         let digits = |length| format!("{:0>length$}", 7);
         let spaces = |length| format!("{:length$}", 7);
 
-        assert_reads(&digits(Step::MAX_TEXT), 7);
-        assert_reads(&spaces(Step::MAX_TEXT), 7);
+        assert_parses(&digits(Step::MAX_TEXT), 7);
+        assert_parses(&spaces(Step::MAX_TEXT), 7);
         assert_refuses(digits(Step::MAX_TEXT + 1), ParseError::Invalid);
         assert_refuses(spaces(Step::MAX_TEXT + 1), ParseError::Invalid);
         assert_refuses("9".repeat(Step::MAX_TEXT + 1), ParseError::Invalid);
     }
 }
 
-/// What nout shows.
+/// The published count, `nout`.
 mod publishing {
     use crate::{publish::Publish, step::Step};
     use kstat_tests::seed;
@@ -142,7 +145,7 @@ mod publishing {
         Step::new(n).expect("a step is not 0")
     }
 
-    /// The formula as it is specified, in numbers that do not overflow.
+    /// The specified formula, in numbers that cannot overflow.
     struct Formula {
         base: u128,
         step: u128,
@@ -160,7 +163,7 @@ mod publishing {
         }
     }
 
-    /// Both, told the same.
+    /// The module's arithmetic and the formula, with the same history.
     struct Pair(Publish, Formula);
 
     impl Pair {
@@ -174,6 +177,7 @@ mod publishing {
             )
         }
 
+        /// Sets N to `n` in both when `total` packets have been counted.
         #[track_caller]
         fn set_step(&mut self, total: u64, n: u64) {
             self.0.set_step(total, step(n));
@@ -181,6 +185,8 @@ mod publishing {
             assert_eq!(self.0.step(), step(n));
         }
 
+        /// Asserts that both publish the same count when `total` packets have been counted, and
+        /// returns it.
         #[track_caller]
         fn nout(&self, total: u64) -> u64 {
             let nout = self.0.public(total);
@@ -196,7 +202,7 @@ mod publishing {
     }
 
     #[test]
-    fn nout_moves_on_every_nth_packet_and_shows_the_count_at_that_packet() {
+    fn nout_moves_at_every_nth_packet_to_the_count_at_that_packet() {
         for n in 1..=50 {
             let publish = Publish::new(step(n));
             let mut shown = 0;
@@ -211,7 +217,7 @@ mod publishing {
     }
 
     #[test]
-    fn nout_is_the_formula_however_n_is_set_twice() {
+    fn nout_follows_the_formula_when_n_is_set_twice() {
         for first in 1..=8 {
             for second in 1..=8 {
                 for third in [1, 2, 3, 7, 100] {
@@ -235,7 +241,8 @@ mod publishing {
         }
     }
 
-    /// A number of any size, small ones as often as large ones, and the edges.
+    /// Returns a strategy for numbers. Every number of bits is equally likely, and the smallest and
+    /// the largest numbers are more likely than others.
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![
             8 => (0u32..64, any::<u64>()).prop_map(|(shift, bits)| bits >> shift),
@@ -244,10 +251,12 @@ mod publishing {
         ]
     }
 
-    /// What happens between two reads: so many packets are counted, or N is set.
+    /// An event between two reads of `nout`.
     #[derive(Clone, Debug)]
     enum Event {
+        /// This number of packets is counted.
         Count(u64),
+        /// N is set to this number.
         Set(u64),
     }
 
@@ -259,7 +268,7 @@ mod publishing {
     }
 
     #[test]
-    fn in_any_history_nout_is_the_formula_never_falls_and_is_less_than_n_behind() {
+    fn nout_never_falls_and_stays_less_than_n_behind_in_any_history() {
         let history = (number(), prop::collection::vec(event(), 0..100));
 
         let result = seed::runner(5_000).run(&history, |(first, events)| {
@@ -271,7 +280,8 @@ mod publishing {
                 match event {
                     Event::Count(packets) => total = total.saturating_add(packets),
                     Event::Set(next) => {
-                        // What is not published yet stays so, if the new N says so.
+                        // Setting N keeps the published count. The packets after it stay unpublished
+                        // only if they are fewer than the new N.
                         prop_assert!(total - pair.nout(total) < n);
                         pair.set_step(total, next);
                         n = next;
@@ -295,7 +305,7 @@ mod publishing {
     }
 
     #[test]
-    fn setting_n_moves_nout_forward_or_not_at_all() {
+    fn setting_n_never_lowers_nout() {
         for first in 1..=12 {
             for second in 1..=12 {
                 for total in 0..=40 {
@@ -317,8 +327,8 @@ mod publishing {
     }
 
     #[test]
-    fn nout_is_the_formula_at_the_edges_of_u64() {
-        let edges = [
+    fn nout_follows_the_formula_at_the_limits_of_u64() {
+        let limits = [
             0,
             1,
             2,
@@ -333,14 +343,14 @@ mod publishing {
             u64::MAX,
         ];
 
-        for first in edges.into_iter().skip(1) {
-            for second in edges.into_iter().skip(1) {
-                for (i, &once) in edges.iter().enumerate() {
+        for first in limits.into_iter().skip(1) {
+            for second in limits.into_iter().skip(1) {
+                for (i, &once) in limits.iter().enumerate() {
                     let mut pair = Pair::new(first);
 
                     pair.nout(once);
                     pair.set_step(once, second);
-                    for &later in &edges[i..] {
+                    for &later in &limits[i..] {
                         pair.nout(later);
                     }
                 }
