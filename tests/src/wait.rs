@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for something to become true, and failing if it does not.
+//! Waits for a condition, with a time limit.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// What takes this long will not come: it is meant to be far more than an emulated CPU needs.
+/// The time limit of every wait: far more than an emulated CPU needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns when `condition` holds; `what` says what that means.
+/// Returns when `condition` holds. Panics after [`PATIENCE`] with `event`, a clause in the past
+/// tense that names the condition.
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn until(event: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
 
     while !condition() {
         assert!(
             Instant::now() < deadline,
-            "waited {PATIENCE:?} in vain until {what}"
+            "waited {PATIENCE:?} in vain until {event}"
         );
         thread::sleep(Duration::from_millis(2));
     }
