@@ -87,7 +87,7 @@ bench:
 rust-analyzer: modules
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && ln -s -t "$$folder" $(CURDIR)/kstat.rs $(CURDIR)/Kbuild && \
 	rust-tree/rust-tree --rust-analyzer "$$folder" $(release) >"$$folder/project" && \
-	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/bindings_generated.rs\", &|" \
+	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/bindings_generated.rs\", \"KSTAT_VERSION\": \"$(shell cat VERSION)\", &|" \
 		"$$folder/project" >rust-project.json
 
 .PHONY: check
@@ -140,7 +140,7 @@ help:
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 12 minutes'
-	@echo 'make rust-analyzer write rust-project.json, with which rust-analyzer knows the crates of the kernel of KDIR'
+	@echo 'make rust-analyzer  write rust-project.json, with which rust-analyzer knows the crates of the kernel of KDIR'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'
 	@echo 'make clean         remove what was built in this folder'

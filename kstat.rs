@@ -10,6 +10,7 @@
 //! `init` did.
 
 use abstractions::{
+    modinfo::modinfo,
     netfilter::InetHook,
     netns,
     param::module_param, //
@@ -36,6 +37,7 @@ module! {
     description: "Count the TCP packets that this machine sends",
     license: "GPL",
 }
+modinfo!("version", env!("KSTAT_VERSION"));
 
 module_param!(START: service::State, start: bool, 0o644, "Count packets: 1 to start, 0 to stop (default: 0)");
 module_param!(COUNTER: step::Step, counter: ullong, 0o444, "Initial N of every network namespace: nout is published every N packets (default: 10)");

@@ -7,6 +7,7 @@
 //! for bindgen in `Kbuild`.
 
 mod bindings;
+pub(crate) mod modinfo;
 pub(crate) mod netfilter;
 pub(crate) mod netns;
 pub(crate) mod param;

@@ -321,37 +321,19 @@ macro_rules! module_param {
         };
 
         const _: () = {
-            use $crate::abstractions::param::{
-                bytes,
-                Record, //
+            use $crate::abstractions::{
+                modinfo::modinfo,
+                param::Record, //
             };
 
-            // Newer versions of rustc read plain `#[used]` as `#[used(linker)]`. These items would
-            // then be in a second `.modinfo` section, and modpost would not find the licence in the
-            // first.
+            // `#[used(compiler)]`: see `modinfo!`.
             #[link_section = "__param"]
             #[used(compiler)]
             static RECORD: Record = Record::new(kernel::c_str!(stringify!($name)), $mode, &$value);
 
-            const TYPE: &str =
-                concat!("parmtype=", stringify!($name), ":", stringify!($type), "\0");
-            #[link_section = ".modinfo"]
-            #[used(compiler)]
-            static TYPE_INFO: [u8; TYPE.len()] = bytes(TYPE);
-
-            const PARM: &str = concat!("parm=", stringify!($name), ":", $description, "\0");
-            #[link_section = ".modinfo"]
-            #[used(compiler)]
-            static PARM_INFO: [u8; PARM.len()] = bytes(PARM);
+            modinfo!("parmtype", stringify!($name), ":", stringify!($type));
+            modinfo!("parm", stringify!($name), ":", $description);
         };
     };
 }
 pub(crate) use module_param;
-
-/// Returns the bytes of `text`, which must be `N` bytes long. For [`module_param!`].
-pub(crate) const fn bytes<const N: usize>(text: &str) -> [u8; N] {
-    match text.as_bytes().first_chunk() {
-        Some(bytes) => *bytes,
-        None => panic!("the text is shorter than N bytes"),
-    }
-}

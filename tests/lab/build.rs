@@ -240,7 +240,7 @@ fn make_builds_sources_on_a_noexec_file_system() {
     let script = "
         mkdir noexec
         mount -t tmpfs -o noexec tmpfs noexec
-        cp -r *.rs *.[ch] abstractions Kbuild Makefile noexec/
+        cp -r *.rs *.[ch] abstractions Kbuild Makefile VERSION noexec/
         make -C noexec KDIR=$1
         cp noexec/kstat.ko .";
 

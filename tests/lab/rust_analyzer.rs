@@ -5,10 +5,7 @@
 //! Runs in a lab whose Debian has the package rust-analyzer, in the version of the kernel's rustc.
 
 use kstat_tests::{
-    lab::{
-        chroot::{copy_sources, project},
-        rust_tree::tree,
-    },
+    lab::{copy_sources, project, rust_tree::tree},
     tool::shell,
 };
 use serde_json::Value;

@@ -19,7 +19,14 @@ use std::{
 };
 
 /// The wrappers that have examples.
-const WRAPPERS: [&str; 5] = ["netfilter", "netns", "param", "percpu", "proc_fs"];
+const WRAPPERS: [&str; 6] = [
+    "modinfo",
+    "netfilter",
+    "netns",
+    "param",
+    "percpu",
+    "proc_fs",
+];
 
 /// An example in the documentation.
 struct Example {
@@ -108,7 +115,7 @@ fn object() -> &'static Path {
         let fixture = project().join("tests/fixtures/wrappers");
         tool::shell(&format!(
             "rm -rf {copy}; mkdir -p {copy}; cd {project}
-             cp -r abstractions netfilter_shim.[ch] Kbuild Makefile {fixture}/*.rs {copy}",
+             cp -r abstractions netfilter_shim.[ch] Kbuild Makefile VERSION {fixture}/*.rs {copy}",
             copy = copy.display(),
             project = project().display(),
             fixture = fixture.display(),

@@ -26,7 +26,7 @@ pub fn copy_sources(folder: &Path) {
         Command::new("bash")
             .args([
                 "-c",
-                r#"cp -r *.rs *.[ch] abstractions Kbuild Makefile "$1""#,
+                r#"cp -r *.rs *.[ch] abstractions Kbuild Makefile VERSION "$1""#,
             ])
             .arg("bash")
             .arg(folder)
