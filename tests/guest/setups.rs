@@ -22,7 +22,7 @@ use kstat_tests::{
         nft::{self, HookPoint, TcpCounter},
         packet, proc_net_snmp, tcp,
     },
-    tool, wait,
+    tool, unless_panicking, wait,
 };
 use nix::{
     errno::Errno,
@@ -35,7 +35,6 @@ use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr},
     os::fd::AsRawFd,
-    thread,
 };
 
 /// The bytes that a connection carries, in about 15 packets of the client.
@@ -573,13 +572,12 @@ impl Drop for BridgeNetfilter {
     fn drop(&mut self) {
         let output = tool::attempt("modprobe", &["-r", "br_netfilter"], "");
 
-        // A second panic would abort the process and hide the failure of the test.
-        if !thread::panicking() {
+        unless_panicking(|| {
             assert!(
                 output.status.success(),
                 "modprobe -r br_netfilter: {output:?}"
             );
-        }
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's arithmetic: how N is parsed, and which count is published. Runs without the module
+//! How N is parsed, and which count is published. Runs without the module
 //! and without a guest.
 
 #[path = "../../publish.rs"]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Debian package: its installation, kernel upgrades while it is installed, its removal, and
-//! its errors if something that it needs is missing. Each test makes a Debian system.
+//! The Debian package. Its installation, kernel upgrades while it is installed, its removal, and its
+//! errors if something that it needs is missing. Each test makes a Debian system.
 //! `make test-install` runs these tests in the lab.
 
 use kstat_tests::{

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust-tree/rust-tree`: the errors that it reports, and the build of another module with a tree
-//! that it made. Runs in the lab. The test program `install` has its errors without network, source
+//! `rust-tree`: its errors, and a module that is built with its tree. Runs in the lab. The test program `install` has its errors without network, source
 //! or disk space.
 
 use kstat_tests::{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wrappers, in uses that kstat itself does not make of them: the examples in their
-//! documentation run, and safe calls do not reach undefined behaviour.
+//! The wrappers, apart from kstat. The examples in their documentation run, and safe calls do not
+//! reach undefined behaviour.
 //!
 //! Runs in the lab, and boots a guest with the kernel that `KSTAT_KERNEL` names. The KASAN kernel
 //! reports memory errors that the stock kernel may survive.

@@ -7,12 +7,11 @@
 
 use crate::{
     guest::{file, module},
-    tool,
+    tool, unless_panicking,
 };
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
-    thread,
 };
 
 const DEBUGFS: &str = "/sys/kernel/debug";
@@ -115,9 +114,9 @@ impl Drop for MakeItFail {
     fn drop(&mut self) {
         let result = self.0.write_at(b"0", 0);
 
-        if !thread::panicking() {
+        unless_panicking(|| {
             result.unwrap_or_else(|error| panic!("writing 0 to make-it-fail: {error}"));
-        }
+        });
     }
 }
 
@@ -137,11 +136,10 @@ impl Drop for FaultInjection {
         });
         let removed = tool::attempt("rmmod", &["fail_points"], "");
 
-        // A test that has failed already should report its own failure.
-        if !thread::panicking() {
+        unless_panicking(|| {
             assert_eq!(disabled, Ok(()), "disabling fault injection");
             assert!(removed.status.success(), "rmmod fail_points: {removed:?}");
-        }
+        });
     }
 }
 

@@ -8,9 +8,9 @@
 
 use crate::{
     guest::{file, module},
-    tool,
+    tool, unless_panicking,
 };
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 /// A kernel function whose calls take longer, until this is dropped.
 pub struct SlowFunction(());
@@ -49,9 +49,6 @@ impl Drop for SlowFunction {
     fn drop(&mut self) {
         let removed = tool::attempt("rmmod", &["linger"], "");
 
-        // A test that has failed already should report its own failure.
-        if !thread::panicking() {
-            assert!(removed.status.success(), "rmmod linger: {removed:?}");
-        }
+        unless_panicking(|| assert!(removed.status.success(), "rmmod linger: {removed:?}"));
     }
 }
