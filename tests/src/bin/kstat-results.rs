@@ -5,13 +5,15 @@
 //! `kstat-results PROGRAM` reads the JSON events of a run of PROGRAM (libtest's `--format json`) from
 //! standard input. Each module gets a heading, the first sentence of its source file; below it stand
 //! its tests in the order of the file, with their times. The output of a test follows if the test
-//! failed, or if the run was told to `--show-output`. Other lines of the input are passed on.
+//! failed, or if the run was told to `--show-output`. Other lines of the input are passed on. Meanwhile
+//! the terminal, if there is one, shows the test that runs.
 
 use serde_json::Value;
 use std::{
     collections::HashMap,
-    env, fs,
-    io::{self, BufRead, IsTerminal},
+    env,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, Write},
     path::Path,
     process::{Command, ExitCode},
 };
@@ -201,13 +203,21 @@ fn program_name(path: &str) -> &str {
     name.rsplit_once('-').map_or(name, |(name, _)| name)
 }
 
+/// Replaces the line that the terminal shows. Progress is not worth a failure.
+fn show(terminal: Option<&mut File>, name: &str) {
+    if let Some(terminal) = terminal {
+        let _ = write!(terminal, "\r\x1b[K{name}");
+    }
+}
+
 fn main() -> ExitCode {
     let Some(program) = env::args().nth(1) else {
         eprintln!("usage: kstat-results PROGRAM <EVENTS");
         return ExitCode::FAILURE;
     };
     let mut report = Report::new(program_name(&program), places(&program));
-    let shows_progress = io::stderr().is_terminal();
+    // Standard output and error may be pipes to a log.
+    let mut terminal = OpenOptions::new().write(true).open("/dev/tty").ok();
 
     for line in io::stdin().lock().lines() {
         let line = match line {
@@ -221,13 +231,9 @@ fn main() -> ExitCode {
             Ok(event @ Value::Object(_)) => report.take(&event),
             _ => format!("{line}\n"),
         };
-        if shows_progress {
-            eprint!("\r\x1b[K");
-        }
+        show(terminal.as_mut(), "");
         print!("{printed}");
-        if let (true, Some(name)) = (shows_progress, &report.running) {
-            eprint!("  ... {name}");
-        }
+        show(terminal.as_mut(), report.running.as_deref().unwrap_or(""));
     }
     print!("{}", report.finish());
     ExitCode::SUCCESS
