@@ -6,6 +6,7 @@ use kstat_tests::{
     lab::{
         copy_sources, project,
         rust_tree::{release, tree},
+        unshare_mounts,
     },
     tool::Outcome,
 };
@@ -54,8 +55,8 @@ impl Copy {
     #[track_caller]
     fn shell(&self, script: &str, kdir: &Path) -> Outcome {
         Outcome::of(
-            Command::new("unshare")
-                .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
+            unshare_mounts()
+                .args(["bash", "-ec"])
                 .args([script, "bash"])
                 .arg(kdir)
                 .current_dir(self.path())
@@ -485,8 +486,8 @@ fn make_finds_rust_metadata_where_distributions_put_it() {
             project().display(),
         );
         let output = Outcome::of(
-            Command::new("unshare")
-                .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
+            unshare_mounts()
+                .args(["bash", "-ec"])
                 .arg(script)
                 .current_dir(copy.path()),
         )

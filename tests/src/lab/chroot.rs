@@ -4,7 +4,7 @@
 //! packages and which it boots in a guest.
 
 use crate::{
-    lab::{project, vm},
+    lab::{project, unshare_mounts, vm},
     tool::Outcome,
     unless_panicking,
 };
@@ -64,23 +64,23 @@ impl Chroot {
     }
 
     fn remove(&self) -> io::Result<()> {
-        if self.0.exists() {
-            fs::remove_dir_all(&self.0)?;
+        // Nothing that is mounted there may be removed.
+        let status = Command::new("rm")
+            .args(["-rf", "--one-file-system"])
+            .arg(&self.0)
+            .status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("rm: {status}")))
         }
-        Ok(())
     }
 
     /// Runs `script` as root in the system, with `unshare` as further options of unshare(1).
     fn enter(&self, unshare: &[&str], script: &str) -> Outcome {
         Outcome::of(
-            Command::new("unshare")
-                .args([
-                    "--mount",
-                    "--propagation=unchanged",
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                ])
+            unshare_mounts()
+                .args(["--pid", "--fork", "--kill-child"])
                 .args(unshare)
                 .args(["bash", "-ec", ENTER, "enter"])
                 .arg(&self.0)
@@ -115,8 +115,7 @@ impl Chroot {
         // scripts/vm mounts file systems in the folder. They are in a mount namespace of their own,
         // so that the folder can be removed afterwards.
         Outcome::of(
-            Command::new("unshare")
-                .args(["--mount", "--propagation=unchanged"])
+            unshare_mounts()
                 .arg(vm().get_program())
                 .args(["-k", release, "-r"])
                 .arg(&self.0)

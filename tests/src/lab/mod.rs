@@ -19,6 +19,21 @@ pub fn project() -> PathBuf {
         .to_owned()
 }
 
+/// Returns a command that runs a program, its further arguments, in a mount namespace of its own.
+///
+/// Panics outside of the lab. `scripts/lab` made the lab's mounts private, so no other namespace sees
+/// the mounts of the program; on a machine with shared mounts they would appear in the machine's.
+#[track_caller]
+pub fn unshare_mounts() -> Command {
+    assert!(
+        Path::new("/etc/kstat-lab").exists(),
+        "these tests run in the lab, never on the machine itself: type 'make test'"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation=unchanged"]);
+    command
+}
+
 /// Copies the sources and makefiles of the module into `folder`, and nothing else of the project.
 #[track_caller]
 pub fn copy_sources(folder: &Path) {

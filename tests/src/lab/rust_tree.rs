@@ -2,11 +2,13 @@
 
 //! Runs `rust-tree/rust-tree` for the kernel of the lab.
 
-use crate::{lab::project, tool::Outcome};
+use crate::{
+    lab::{project, unshare_mounts},
+    tool::Outcome,
+};
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 /// Returns the release of the newest kernel in the lab.
@@ -31,8 +33,8 @@ pub fn cache() -> PathBuf {
 #[track_caller]
 pub fn rust_tree_after(setup: &str, arguments: &[&str]) -> Outcome {
     let outcome = Outcome::of(
-        Command::new("unshare")
-            .args(["--mount", "--propagation=unchanged", "bash", "-ec"])
+        unshare_mounts()
+            .args(["bash", "-ec"])
             .arg(format!("{setup}\nexec \"$@\""))
             .arg("bash")
             .arg(project().join("rust-tree/rust-tree"))
