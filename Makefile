@@ -84,10 +84,12 @@ bench:
 # The kernel's script looks for crate roots in all folders below the one that it is given; build/ may have copies of
 # this module. It knows no environment of a module's own.
 .PHONY: rust-analyzer
-rust-analyzer: modules
+rust-analyzer: kdir
+	@mkdir -p build/rust-analyzer
+	@$(kbuild) MO=$(CURDIR)/build/rust-analyzer modules
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && ln -s -t "$$folder" $(CURDIR)/kstat.rs $(CURDIR)/Kbuild && \
 	rust-tree/rust-tree --rust-analyzer "$$folder" $(release) >"$$folder/project" && \
-	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/bindings_generated.rs\", \"KSTAT_VERSION\": \"$(shell cat VERSION)\", &|" \
+	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/build/rust-analyzer/bindings_generated.rs\", \"KSTAT_VERSION\": \"$(shell cat VERSION)\", &|" \
 		"$$folder/project" >rust-project.json
 
 .PHONY: check
@@ -125,10 +127,15 @@ uninstall:
 	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
 	@echo "kstat is no longer installed for $(release)."
 
+# What make and make install leave beside the sources.
 .PHONY: clean
 clean:
-	rm -rf build
 	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs rust-project.json
+
+# And build/, which has the compiled tests.
+.PHONY: distclean
+distclean: clean
+	rm -rf build target
 
 .PHONY: help
 help:
@@ -140,10 +147,10 @@ help:
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 12 minutes'
-	@echo 'make rust-analyzer  write rust-project.json, with which rust-analyzer knows the crates of the kernel of KDIR'
+	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'
-	@echo 'make clean         remove what was built in this folder'
+	@echo 'make clean         remove what make built beside the sources; make distclean removes build/ as well'
 	@echo
 	@echo 'demo, test, test-install, stress, bench, check and deb run in the lab, a Debian system in ~/.cache/kstat. The first'
 	@echo 'of them makes the lab: a few minutes, 2.5 GB, a network, and root or sudo. The first make stress also builds its two'
