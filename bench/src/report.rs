@@ -33,27 +33,20 @@ fn save(path: &Path, text: &str) {
 
 /// Returns all tables, in Markdown.
 ///
-/// They are: the machine, a short table of costs for the README, all costs, the subjects that did
-/// not run, the claims, and the measurements by a parameter.
+/// They are: the machine, the costs, the subjects that did not run, the claims, and the measurements
+/// by a parameter.
 fn tables(results: &Results) -> String {
-    let short = [
-        ("uml", 1, "ipv4-tcp"),
-        ("uml", 2, "ipv4-tcp"),
-        ("icount", 1, "ipv4-tcp"),
-        ("icount", 1, "ipv4-udp"),
-    ];
     let all_packets =
         |environment, threads| cost::packets().map(|packet| (environment, threads, packet.name));
     let mut text = machine();
 
-    text.push_str(&cost_table(results, &short, false));
     for columns in [
         all_packets("uml", 1),
         all_packets("uml", 2),
         all_packets("icount", 1),
     ] {
         text.push('\n');
-        text.push_str(&cost_table(results, &columns, true));
+        text.push_str(&cost_table(results, &columns));
     }
     for not_run in &results.not_run {
         text.push_str(&format!(
@@ -104,7 +97,7 @@ fn machine() -> String {
 
 /// Returns a table with a row for each subject, and a column for each environment, number of
 /// threads and packet in `columns`.
-fn cost_table(results: &Results, columns: &[(&str, u32, &str)], show_quartiles: bool) -> String {
+fn cost_table(results: &Results, columns: &[(&str, u32, &str)]) -> String {
     let mut rows = vec![String::from("| |"), String::from("| --- |")];
 
     for (environment, threads, packet) in columns {
@@ -121,16 +114,13 @@ fn cost_table(results: &Results, columns: &[(&str, u32, &str)], show_quartiles: 
         let mut row = format!("| {} |", subject.name());
         for (environment, threads, packet) in columns {
             let cell = match results.summary(subject.name(), environment, packet, *threads) {
-                Some(summary) if show_quartiles && *environment == "uml" => {
+                Some(summary) if *environment == "uml" => {
                     let Quartiles {
                         lower,
                         median,
                         upper,
                     } = summary.quartiles;
                     format!(" {median:.1} ({lower:.1} to {upper:.1}) |")
-                }
-                Some(summary) if *environment == "uml" => {
-                    format!(" {:.1} |", summary.quartiles.median)
                 }
                 Some(summary) => format!(" {} |", summary.quartiles.median),
                 None => " not run |".to_owned(),

@@ -82,16 +82,15 @@ impl Outcome {
             .collect()
     }
 
-    /// Asserts that the program failed, and that the last line by `speaker` (see
-    /// [`Self::lines_by`]) contains all of `words`.
+    /// Asserts that the program failed, and that the last line of its output, or of its standard
+    /// error if it has any, begins with `speaker` and a colon and contains all of `words`.
     #[track_caller]
     pub fn assert_refused(&self, speaker: &str, words: &[&str]) {
-        let lines = self.lines_by(speaker);
+        let output = self.stdout_text() + &self.stderr_text();
+        let last = output.lines().last().unwrap_or("");
 
         assert!(!self.status.success(), "{self:?}");
-        let Some(last) = lines.last() else {
-            panic!("no line begins with {speaker}: {self:?}");
-        };
+        assert!(last.starts_with(&format!("{speaker}: ")), "{self:?}");
         for word in words {
             assert!(last.contains(word), "{word:?} is not in {last:?}: {self:?}");
         }
