@@ -127,12 +127,12 @@ uninstall:
 	@depmod -b $(INSTALL_MOD_PATH)/ $(release)
 	@echo "kstat is no longer installed for $(release)."
 
-# What make and make install leave beside the sources.
+# Removes the files that make and make install wrote beside the sources.
 .PHONY: clean
 clean:
 	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs rust-project.json
 
-# And build/, which has the compiled tests.
+# Removes build/ as well, which has the compiled tests.
 .PHONY: distclean
 distclean: clean
 	rm -rf build target

@@ -90,7 +90,7 @@ fn machine() -> String {
     };
 
     format!(
-        "{cpus} CPUs ({model}), kernel {}\n\n",
+        "{cpus} CPUs ({model}), kernel {}\n",
         kernels("/lib/modules").join(", ")
     )
 }
