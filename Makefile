@@ -69,7 +69,8 @@ test:
 
 .PHONY: test-install
 test-install: deb
-	@scripts/lab cargo test --locked --test install -- --show-output $(TESTS)
+	@scripts/lab cargo build -q --locked --test install
+	@scripts/lab -n cargo test --locked --test install -- --show-output $(TESTS)
 
 .PHONY: stress
 stress:
@@ -132,10 +133,10 @@ uninstall:
 clean:
 	rm -f *.o *.ko *.mod *.mod.c .*.o .*.cmd .*.d Module.symvers modules.order bindings_generated.rs rust-project.json
 
-# Removes build/ as well, which has the compiled tests.
+# Removes all that this project made on this machine: build/, labs, kernels, trees and crates.
 .PHONY: distclean
 distclean: clean
-	rm -rf build target
+	@scripts/lab --remove
 
 .PHONY: help
 help:
@@ -150,9 +151,10 @@ help:
 	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'
-	@echo 'make clean         remove what make built beside the sources; make distclean removes build/ as well'
+	@echo 'make clean         remove what make built beside the sources'
+	@echo 'make distclean     remove also build/, the labs, the kernels and the caches, and say how much that freed'
 	@echo
 	@echo 'demo, test, test-install, stress, bench, check and deb run in the lab, a Debian system in ~/.cache/kstat. The first'
-	@echo 'of them makes the lab: a few minutes, 2.5 GB, a network, and root or sudo. The first make stress also builds its two'
+	@echo 'of them makes the lab: a few minutes, 2.6 GB, and a network, but no root. The first make stress also builds its two'
 	@echo 'kernels (22 minutes, 5 GB); the first make test and make bench build user-mode Linux (6 minutes).'
 	@echo 'Times are those of 2 CPUs without KVM.'

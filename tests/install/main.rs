@@ -22,7 +22,7 @@ const COUNT: &str = r#"
     echo "nout $(cat /proc/kstat/nout), nft $(nft list table inet seen | sed -n 's/.*packets \([0-9]*\).*/\1/p')"
 "#;
 
-/// The documented commands to install the package, and to install a kernel with Rust. scripts/lint
+/// The documented commands to install the package, and to install a kernel with Rust. lab/src/lint.rs
 /// compares them with the documentation.
 const INSTALL: &str = "cd /root; apt-get -qy install ./build/deb/kstat-dkms*.deb";
 const UPGRADE: &str =

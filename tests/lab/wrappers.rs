@@ -98,7 +98,8 @@ fn object() -> &'static Path {
         let kernel = env::var("KSTAT_KERNEL").unwrap_or_default();
         let (name, tree, flags) = match kernel.as_str() {
             "kasan" | "kcsan" => {
-                let tree = tool::run(&project().join("lab/kernel").to_string_lossy(), &[&kernel]);
+                let program = project().join("lab/program");
+                let tree = tool::run(&program.to_string_lossy(), &["kernel", &kernel]);
                 (
                     kernel,
                     tree.trim_end().to_owned(),

@@ -112,12 +112,8 @@ impl Chroot {
     #[track_caller]
     pub fn boot(&self, release: &str, script: &str) -> String {
         println!("{release}# {script}");
-        // scripts/vm mounts file systems in the folder. They are in a mount namespace of their own,
-        // so that the folder can be removed afterwards.
         Outcome::of(
-            unshare_mounts()
-                .arg(vm().get_program())
-                .args(["-k", release, "-r"])
+            vm().args(["-k", release, "-r"])
                 .arg(&self.0)
                 .args(["--", "bash", "-ec", script])
                 .current_dir("/"),

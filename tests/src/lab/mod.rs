@@ -19,10 +19,10 @@ pub fn project() -> PathBuf {
         .to_owned()
 }
 
-/// Returns a command that runs a program, its further arguments, in a mount namespace of its own.
+/// Returns a command that runs a program, its further arguments, in a mount namespace of its own. Other
+/// namespaces do not see the program's mounts.
 ///
-/// Panics outside of the lab. `scripts/lab` made the lab's mounts private, so no other namespace sees
-/// the mounts of the program; on a machine with shared mounts they would appear in the machine's.
+/// Panics outside of the lab.
 #[track_caller]
 pub fn unshare_mounts() -> Command {
     assert!(
@@ -30,7 +30,7 @@ pub fn unshare_mounts() -> Command {
         "these tests run in the lab, never on the machine itself: type 'make test'"
     );
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation=unchanged"]);
+    command.args(["--mount", "--propagation", "private"]);
     command
 }
 

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Measures what counting costs per packet, with kstat and with other counters: in nanoseconds in user-mode Linux,
+//! in instructions in a guest of the stock kernel (QEMU counts them), and over whole connections. The measuring
+//! program is bench/; this file builds it and runs its parts in guests.
+
+use crate::{
+    kernel::Custom,
+    vm::{project, release, stock_tree, variable},
+};
+use anyhow::{ensure, Context, Result};
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+/// Writes the results to build/bench: results.json, scale.json, table.md, chart.svg, and performance.md, which is
+/// docs/performance.md with the new table.
+pub fn run() -> Result<ExitCode> {
+    let folder = project().join("build/bench");
+    let target = PathBuf::from(variable("CARGO_TARGET_DIR"));
+    eprintln!("bench: building the benchmark");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(folder.join("parts"))?;
+    succeed(Command::new("cargo").args(["build", "--locked", "-p", "kstat-bench"]))?;
+    let bpf = folder.join("count_tcp.bpf.o");
+    succeed(
+        Command::new("clang")
+            .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"])
+            .args([
+                "-I/usr/include/x86_64-linux-gnu",
+                "-c",
+                "bench/count_tcp.bpf.c",
+                "-o",
+            ])
+            .arg(&bpf),
+    )?;
+    let uml = module(&folder.join("uml"), &Custom::Uml.folder()?, &["ARCH=um"])?;
+    let stock = module(&folder.join("stock"), &stock_tree(&release()?)?, &[])?;
+
+    let mut bench = Bench {
+        program: target.join("debug/kstat-bench"),
+        parts: folder.join("parts"),
+        bpf,
+        measured: Vec::new(),
+    };
+    // Nanoseconds are measured several times, with other parts in between: a shared machine may be slow for minutes.
+    let nanoseconds = ["cost", "uml", "17", "100000"];
+    let user_mode = ["-k", "uml"];
+    bench.measure("uml-1", &uml, &user_mode, &nanoseconds)?;
+    bench.measure("scale", &uml, &user_mode, &["scale", "11"])?;
+    bench.measure("uml-2", &uml, &user_mode, &nanoseconds)?;
+    bench.measure("traffic", &uml, &user_mode, &["traffic", "31"])?;
+    bench.measure("uml-3", &uml, &user_mode, &nanoseconds)?;
+    bench.measure(
+        "icount",
+        &stock,
+        &["-s", "1"],
+        &["cost", "icount", "11", "500"],
+    )?;
+    for cpus in ["1", "4", "16", "64"] {
+        eprintln!("bench: measuring memory, and reads of nout, with {cpus} CPUs");
+        bench.measure(
+            &format!("cpus-{cpus}"),
+            &stock,
+            &["-s", cpus],
+            &["cpus", "101"],
+        )?;
+    }
+
+    succeed(
+        Command::new(&bench.program)
+            .arg("report")
+            .arg(&folder)
+            .args(&bench.measured),
+    )?;
+    let document = fs::read_to_string(project().join("docs/performance.md"))?;
+    let table = fs::read_to_string(folder.join("table.md"))?;
+    fs::write(
+        folder.join("performance.md"),
+        with_table(&document, &table)?,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the benchmark's own module in `folder`. Returns its path.
+fn module(folder: &Path, tree: &Path, flags: &[&str]) -> Result<PathBuf> {
+    succeed(Command::new("cp").args(["-r", "bench/module"]).arg(folder))?;
+    let mut make = Command::new("make");
+    make.args(["-s", "-C"]).arg(tree).args(flags);
+    succeed(make.arg(format!("M={}", folder.display())).arg("modules"))?;
+    Ok(folder.join("kstat_bench.ko"))
+}
+
+/// The measuring program, and the files that it wrote.
+struct Bench {
+    program: PathBuf,
+    parts: PathBuf,
+    bpf: PathBuf,
+    measured: Vec<PathBuf>,
+}
+
+impl Bench {
+    /// Runs the measuring program with `arguments` in a guest that scripts/vm starts with `options`.
+    fn measure(
+        &mut self,
+        name: &str,
+        module: &Path,
+        options: &[&str],
+        arguments: &[&str],
+    ) -> Result<()> {
+        let output = self.parts.join(format!("{name}.json"));
+        let mut vm = Command::new(env::current_exe()?);
+        vm.arg("vm").args(options).args(["-t", "1200", "--"]);
+        vm.arg(&self.program).args(arguments).arg(&output);
+        vm.env("KSTAT_BENCH_KO", module)
+            .env("KSTAT_BENCH_BPF", &self.bpf);
+        if !options.contains(&"uml") {
+            vm.env("KSTAT_ACCEL", "icount");
+        }
+        succeed(&mut vm)?;
+        self.measured.push(output);
+        Ok(())
+    }
+}
+
+/// Runs a command in the project's folder.
+fn succeed(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.current_dir(project()).status();
+    let status = status.with_context(|| format!("running {program}"))?;
+    let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+    ensure!(
+        status.success(),
+        "{program} {} failed: see above",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+/// Returns the document with `table` between its two markers.
+fn with_table(document: &str, table: &str) -> Result<String> {
+    let parts = || {
+        let begin = document.find("<!-- begin: ")?;
+        let begin = begin + document[begin..].find('\n')? + 1;
+        let end = begin + document[begin..].find("<!-- end -->")?;
+        Some((&document[..begin], &document[end..]))
+    };
+    let (before, after) = parts().context("docs/performance.md lacks the markers of its table")?;
+    Ok(format!("{before}{table}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_replaced_between_the_markers() {
+        let document = "a\n<!-- begin: x -->\nold\nold\n<!-- end -->\nb\n";
+        let expected = "a\n<!-- begin: x -->\nnew\n<!-- end -->\nb\n";
+        assert_eq!(with_table(document, "new\n").unwrap(), expected);
+        assert_eq!(with_table(expected, "new\n").unwrap(), expected);
+        assert!(with_table("no markers", "new\n").is_err());
+    }
+}

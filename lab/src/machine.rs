@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Starts a virtual machine, and connects its ports to this process: the console, and the command's standard
+//! output, standard error and exit status.
+
+use crate::{terminal, vm::variable};
+use anyhow::{bail, Context, Result};
+use nix::{
+    fcntl::{fcntl, FcntlArg, FdFlag},
+    sys::signal::{kill, Signal},
+    unistd::Pid,
+};
+use std::{
+    env,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+/// How QEMU runs the guest's instructions.
+#[derive(Clone, Copy)]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
+    /// TCG whose guests' clock advances by 1 ns for each instruction.
+    Icount,
+}
+
+impl Accelerator {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+            Self::Icount => "icount",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg", "-cpu", "max"],
+            Self::Icount => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max",
+            ],
+        }
+    }
+
+    /// Returns the accelerator that KSTAT_ACCEL names; if it is not set, KVM if it works here, or else TCG.
+    pub fn choose() -> Result<Self> {
+        match variable("KSTAT_ACCEL").as_str() {
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            "icount" => Ok(Self::Icount),
+            "" if kvm_works()? => Ok(Self::Kvm),
+            "" => Ok(Self::Tcg),
+            other => {
+                bail!("there is no accelerator '{other}': set KSTAT_ACCEL to kvm, tcg or icount")
+            }
+        }
+    }
+}
+
+/// Returns whether guests run with KVM. That /dev/kvm can be opened does not prove it, so a guest is tried. The
+/// result is kept for this boot of the machine, and a failure for an hour at most.
+fn kvm_works() -> Result<bool> {
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    let processor = fs::read_to_string("/proc/cpuinfo")?;
+    let extensions = processor
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm");
+    if opened.is_err() || !extensions {
+        return Ok(false);
+    }
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let kept = Path::new(&variable("XDG_CACHE_HOME")).join("kstat/kvm");
+    let (works, again) = (format!("works {boot}"), Duration::from_secs(3600));
+    if let Ok(result) = fs::read_to_string(&kept) {
+        let age = SystemTime::now().duration_since(fs::metadata(&kept)?.modified()?);
+        if result == works {
+            return Ok(true);
+        }
+        if result == format!("fails {boot}") && age.is_ok_and(|age| age < again) {
+            return Ok(false);
+        }
+    }
+    eprintln!("vm: trying a guest with KVM");
+    let trial = Command::new(env::current_exe()?)
+        .args(["vm", "-t", "30", "--", "true"])
+        .env("KSTAT_ACCEL", "kvm")
+        .env_remove("KSTAT_COVERAGE")
+        .stderr(Stdio::null())
+        .status()?;
+    if trial.success() {
+        fs::write(&kept, works)?;
+        return Ok(true);
+    }
+    eprintln!("vm: no guest runs with KVM here, so guests are emulated, which is 10 times as slow; KVM is tried again in an hour");
+    fs::write(&kept, format!("fails {boot}"))?;
+    Ok(false)
+}
+
+/// A virtual machine to be run, whatever runs it.
+pub struct Machine<'a> {
+    /// A temporary folder.
+    pub run: &'a Path,
+    /// The folder that is the guest's root file system.
+    pub root: &'a Path,
+    pub cpus: u32,
+    pub memory: &'a str,
+    /// The kernel's command line.
+    pub arguments: &'a str,
+    pub show_console: bool,
+    /// Whether the guest has a terminal, which is this process's.
+    pub terminal: bool,
+    pub limit: Option<Duration>,
+}
+
+/// A machine that has ended.
+pub struct Ended {
+    pub machine: ExitStatus,
+    /// What the program that ran the machine wrote.
+    pub messages: String,
+    pub console: Vec<u8>,
+    /// What the guest wrote to the port for the exit status.
+    pub status: String,
+    /// The limit, if it was exceeded.
+    pub timed_out: Option<Duration>,
+}
+
+/// QEMU, with the root file system on virtiofs.
+pub struct Qemu<'a> {
+    pub image: &'a Path,
+    pub accelerator: Accelerator,
+    /// The socket at which gdb attaches.
+    pub gdb: Option<PathBuf>,
+}
+
+/// User-mode Linux, with the root file system on hostfs.
+pub struct UserMode<'a> {
+    pub program: &'a Path,
+}
+
+/// The ends of the guest's ports that the machine gets.
+pub struct Ports {
+    console: UnixStream,
+    out: UnixStream,
+    err: UnixStream,
+    status: UnixStream,
+    size: UnixStream,
+}
+
+/// Builds the command line of a machine.
+pub trait Launch {
+    /// Returns the command. A process that has to run beside it ends when the returned child is killed.
+    fn command(&self, machine: &Machine<'_>, ports: &Ports) -> Result<(Command, Option<Child>)>;
+}
+
+impl Launch for Qemu<'_> {
+    fn command(&self, machine: &Machine<'_>, ports: &Ports) -> Result<(Command, Option<Child>)> {
+        let socket = machine.run.join("fs");
+        let listener = UnixListener::bind(&socket).context("making a socket for virtiofsd")?;
+        let daemon = Command::new("/usr/libexec/virtiofsd")
+            .arg(format!("--fd={}", inherited(&listener)?))
+            .arg(format!("--shared-dir={}", machine.root.display()))
+            .args([
+                "--sandbox=none",
+                "--cache=always",
+                "--no-announce-submounts",
+                "--log-level=off",
+            ])
+            .stdin(Stdio::null())
+            .stderr(File::create(machine.run.join("virtiofsd"))?)
+            .spawn()
+            .context("starting virtiofsd")?;
+
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "q35",
+        ])
+        .args(self.accelerator.arguments())
+        .args(["-smp", &machine.cpus.to_string(), "-m", machine.memory])
+        .arg("-object")
+        .arg(format!(
+            "memory-backend-memfd,id=memory,size={},share=on",
+            machine.memory
+        ))
+        .args(["-numa", "node,memdev=memory", "-chardev"])
+        .arg(format!("socket,id=fs,path={}", socket.display()))
+        .args([
+            "-device",
+            "vhost-user-fs-pci,chardev=fs,tag=lab",
+            "-device",
+            "virtio-serial-pci",
+        ])
+        .args([
+            "-chardev",
+            &format!("socket,id=console,fd={}", inherited(&ports.console)?),
+        ])
+        .args(["-serial", "chardev:console"]);
+        for (number, name, stream) in [
+            (1, "out", &ports.out),
+            (2, "err", &ports.err),
+            (3, "status", &ports.status),
+            (4, "size", &ports.size),
+        ] {
+            qemu.args([
+                "-chardev",
+                &format!("socket,id={name},fd={}", inherited(stream)?),
+            ])
+            .args([
+                "-device",
+                &format!("virtserialport,nr={number},chardev={name}"),
+            ]);
+        }
+        if machine.terminal {
+            qemu.args(["-chardev", "stdio,id=terminal,signal=off"])
+                .args(["-device", "virtconsole,nr=0,chardev=terminal"]);
+        }
+        if let Some(gdb) = &self.gdb {
+            qemu.args([
+                "-gdb",
+                &format!("unix:{},server=on,wait=off", gdb.display()),
+            ]);
+        }
+        qemu.arg("-kernel")
+            .arg(self.image)
+            .arg("-append")
+            .arg(format!(
+                "root=lab rootfstype=virtiofs console=ttyS0 {}",
+                machine.arguments
+            ));
+        Ok((qemu, Some(daemon)))
+    }
+}
+
+impl Launch for UserMode<'_> {
+    fn command(&self, machine: &Machine<'_>, ports: &Ports) -> Result<(Command, Option<Child>)> {
+        let mut linux = Command::new(self.program);
+        linux
+            .arg(format!("mem={}", machine.memory))
+            .arg(format!("ncpus={}", machine.cpus))
+            .args([
+                "seccomp=on",
+                "noreboot",
+                "root=/dev/root",
+                "rootfstype=hostfs",
+                "con=null",
+            ])
+            .arg(format!("rootflags={}", machine.root.display()))
+            .arg(format!("con0=null,fd:{}", inherited(&ports.console)?))
+            .arg(format!("ssl0=null,fd:{}", inherited(&ports.out)?))
+            .arg(format!("ssl1=null,fd:{}", inherited(&ports.err)?))
+            .arg(format!("ssl2=null,fd:{}", inherited(&ports.status)?))
+            .arg(format!("ssl3=fd:{},null", inherited(&ports.size)?));
+        if machine.terminal {
+            linux.arg("con1=fd:0,fd:1");
+        }
+        linux.args(machine.arguments.split_whitespace());
+        Ok((linux, None))
+    }
+}
+
+/// Returns the number of a file descriptor, which children inherit from now on.
+fn inherited(fd: &impl AsFd) -> Result<i32> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(fd.as_fd().as_raw_fd())
+}
+
+impl Machine<'_> {
+    /// Runs the machine until it ends, or until the limit.
+    pub fn run(&self, launch: impl Launch) -> Result<Ended> {
+        let (console, console_port) = UnixStream::pair()?;
+        let (out, out_port) = UnixStream::pair()?;
+        let (err, err_port) = UnixStream::pair()?;
+        let (status, status_port) = UnixStream::pair()?;
+        let (size, size_port) = UnixStream::pair()?;
+        let ports = Ports {
+            console: console_port,
+            out: out_port,
+            err: err_port,
+            status: status_port,
+            size: size_port,
+        };
+        if self.terminal {
+            terminal::send_size(size).context("sending the size of the terminal")?;
+        }
+
+        let (mut command, daemon) = launch.command(self, &ports)?;
+        let messages = self.run.join("machine");
+        let log = File::create(&messages)?;
+        if self.terminal {
+            command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
+        } else {
+            command.stdin(Stdio::null()).stdout(log.try_clone()?);
+        }
+        let spawned = command.stderr(log).spawn();
+        // Readers see the end of a port when the machine, now its only holder, ends.
+        drop(ports);
+        let machine = spawned
+            .with_context(|| format!("starting {}", command.get_program().to_string_lossy()));
+
+        let result = machine.and_then(|machine| {
+            let console = if self.show_console {
+                copy(console, unbuffered(&io::stderr())?, true)
+            } else {
+                copy(console, io::sink(), true)
+            };
+            let out = copy(out, unbuffered(&io::stdout())?, false);
+            let err = copy(err, unbuffered(&io::stderr())?, false);
+            let status = copy(status, io::sink(), true);
+            let (machine, timed_out) = self.wait(machine)?;
+            let end = |thread: JoinHandle<Vec<u8>>| thread.join().expect("a reader of a port");
+            end(out);
+            end(err);
+            Ok(Ended {
+                machine,
+                messages: fs::read_to_string(&messages)?,
+                console: end(console),
+                status: String::from_utf8_lossy(&end(status)).into_owned(),
+                timed_out,
+            })
+        });
+        if let Some(mut daemon) = daemon {
+            // It ends by itself with the machine's connection, unless the machine did not start.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        result
+    }
+
+    /// Waits for the end of `machine`. Ends it at the limit, which is then returned as well.
+    fn wait(&self, mut machine: Child) -> Result<(ExitStatus, Option<Duration>)> {
+        let pid = Pid::from_raw(machine.id().try_into()?);
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(machine.wait()));
+        let Some(limit) = self.limit else {
+            return Ok((ended.recv()??, None));
+        };
+        for (time, signal) in [
+            (limit, Signal::SIGTERM),
+            (Duration::from_secs(5), Signal::SIGKILL),
+        ] {
+            match ended.recv_timeout(time) {
+                Ok(status) if signal == Signal::SIGTERM => return Ok((status?, None)),
+                Ok(status) => return Ok((status?, Some(limit))),
+                Err(RecvTimeoutError::Timeout) => kill(pid, signal)?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Ok((ended.recv()??, Some(limit)))
+    }
+}
+
+/// Copies what arrives at `port` to `output`, in a thread, and returns it if `keep` is set.
+///
+/// [`io::copy`] would call splice(2), which holds the lock of a pipe while it waits for data, so that no other
+/// process could write to the pipe.
+fn copy(
+    mut port: UnixStream,
+    mut output: impl Write + Send + 'static,
+    keep: bool,
+) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let mut buffer = [0; 65536];
+        while let Ok(length @ 1..) = port.read(&mut buffer) {
+            // If the output was closed, the guest goes on nevertheless.
+            let _ = output.write_all(&buffer[..length]);
+            if keep {
+                kept.extend(&buffer[..length]);
+            }
+        }
+        kept
+    })
+}
+
+fn unbuffered(stream: &impl AsFd) -> Result<File> {
+    Ok(stream.as_fd().try_clone_to_owned()?.into())
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The programs of the lab that are more than a few lines of shell. `scripts/vm` and other scripts build this
+//! program in the lab, and run it there.
+
+mod bench;
+mod check;
+mod console;
+mod coverage;
+mod kernel;
+mod lint;
+mod machine;
+mod mutants;
+mod run_test;
+mod stress;
+mod terminal;
+mod vm;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Vm(vm::Options),
+    Kernel(kernel::Options),
+    /// Checks formatting and style, and runs the linters
+    Check,
+    /// Checks rules of this project that no other tool knows
+    Lint,
+    RunTest(run_test::Options),
+    Stress(stress::Options),
+    /// Lists the lines of the module's code that no test reaches
+    Coverage,
+    Mutants(mutants::Options),
+    /// Measures what counting costs per packet
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(vm::FAILED)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let (name, failed, result) = match arguments.command {
+        // A guest's own command may end with any other exit status.
+        Command::Vm(options) => ("vm", vm::FAILED, vm::run(options)),
+        Command::Kernel(options) => ("kernel", 1, kernel::run(options)),
+        Command::Check => ("check", 1, check::run()),
+        Command::Lint => ("lint", 1, lint::run()),
+        Command::RunTest(options) => ("run-test", 1, run_test::run(options)),
+        Command::Stress(options) => ("stress", 1, stress::run(options)),
+        Command::Coverage => ("coverage", 1, coverage::run()),
+        Command::Bench => ("bench", 1, bench::run()),
+        Command::Mutants(options) => ("mutants", 1, mutants::run(options)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{name}: {error:#}");
+        ExitCode::from(failed)
+    })
+}
