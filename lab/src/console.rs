@@ -163,18 +163,21 @@ mod tests {
     }
 
     #[test]
-    fn hang_is_the_fault_that_the_watchdog_reports() {
-        let fault = recorded!("hang").fault(3).unwrap();
-        assert!(fault.contains("BUG: soft lockup"), "{fault}");
-        assert_eq!(fault.lines().count(), 3);
+    fn guest_that_hangs_quietly_has_no_fault() {
+        let console = recorded!("hang");
+        assert_eq!(console.fault(120), None);
+        assert!(tail(&console.text, 3).contains("Run /mnt/init"));
     }
 
     #[test]
     fn kasan_report_is_shown_from_its_first_line() {
         let fault = recorded!("kasan").fault(120).unwrap();
         let first = fault.lines().next().unwrap();
-        assert!(first.contains("BUG: KASAN: slab-use-after-free"), "{first}");
-        assert!(fault.contains("[kstat]"), "{fault}");
+        assert!(
+            first.contains("BUG: KASAN: vmalloc-out-of-bounds"),
+            "{first}"
+        );
+        assert!(fault.contains("Call Trace:"), "{fault}");
     }
 
     #[test]

@@ -21,8 +21,12 @@ pub struct Options {
     names: Vec<String>,
 }
 
-/// The folders and files of which a copy of the project needs its own, besides the module's sources.
-const COPIED: &str = "cp -rp .cargo Cargo.* bench lab scripts rust-tree tests *.rs *.[ch] abstractions Kbuild Makefile VERSION \"$1\"";
+/// Copies to the folder $1 the sources of the tests, which no patch changes, with their times, so that cargo compiles
+/// them once; and the sources of the module with the current time, so that make compiles them again.
+const COPY: &str = r#"
+    cp -rp .cargo Cargo.* bench lab scripts rust-tree tests "$1"
+    cp -r *.rs *.[ch] abstractions Kbuild Makefile VERSION "$1"
+"#;
 
 /// How a test ended.
 #[derive(Debug, PartialEq)]
@@ -70,8 +74,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!all_caught)))
 }
 
-/// Copies the sources. The copy's build folder is kept, so that the tests, which no patch changes, are compiled
-/// once.
+/// Copies the sources. The copy's build folder is kept.
 fn renew(copy: &Path) -> Result<()> {
     fs::create_dir_all(copy.join("build"))?;
     for entry in fs::read_dir(copy)? {
@@ -87,7 +90,7 @@ fn renew(copy: &Path) -> Result<()> {
         .with_context(|| format!("removing {}", path.display()))?;
     }
     let status = Command::new("bash")
-        .args(["-c", COPIED, "bash"])
+        .args(["-ec", COPY, "bash"])
         .arg(copy)
         .current_dir(project())
         .status()?;

@@ -353,7 +353,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     judge(&ended, &folder.join("console"))
 }
 
-/// Returns the exit status of the guest's command, or the reason why the guest failed.
+/// Returns the exit status of the guest's command. If the guest failed, shows its console and returns the reason.
 fn judge(ended: &Ended, kept: &Path) -> Result<ExitCode> {
     let text = String::from_utf8_lossy(&ended.console);
     let console = Console::new(&text);
@@ -364,35 +364,46 @@ fn judge(ended: &Ended, kept: &Path) -> Result<ExitCode> {
         );
     }
     let fault = console.fault(120);
-    let reason = if let Some(limit) = ended.timed_out {
-        format!("the guest did not end within {} seconds", limit.as_secs())
-    } else if !ended.machine.success() {
-        format!(
+    match status(ended, fault.is_some()) {
+        Ok(status) => Ok(ExitCode::from(status)),
+        Err(reason) => {
+            let lines = fault.unwrap_or_else(|| console::tail(&console.text, 120));
+            for line in lines.lines() {
+                eprintln!("console: {line}");
+            }
+            bail!(
+                "{reason}: see the lines of its console above, or all of it in {}",
+                kept.display()
+            )
+        }
+    }
+}
+
+/// Returns the exit status of the guest's command, or the reason why the guest failed.
+fn status(ended: &Ended, has_fault: bool) -> Result<u8, String> {
+    if let Some(limit) = ended.timed_out {
+        return Err(format!(
+            "the guest did not end within {} seconds",
+            limit.as_secs()
+        ));
+    }
+    if !ended.machine.success() {
+        return Err(format!(
             "the guest's virtual machine ended with {}: {}",
             ended.machine,
             console::tail(&ended.messages, 5).trim_end()
-        )
-    } else if ended.status.is_empty() {
-        "the guest died".to_owned()
-    } else if fault.is_some() {
-        "the guest's kernel reported a fault".to_owned()
-    } else {
-        let status = ended.status.trim();
-        return match status.parse::<u8>() {
-            Ok(status) => Ok(ExitCode::from(status)),
-            Err(_) => bail!("the guest's exit status is '{status}', which is no number"),
-        };
-    };
-    for line in fault
-        .unwrap_or_else(|| console::tail(&console.text, 120))
-        .lines()
-    {
-        eprintln!("console: {line}");
+        ));
     }
-    bail!(
-        "{reason}: see the lines of its console above, or all of it in {}",
-        kept.display()
-    );
+    if ended.status.is_empty() {
+        return Err("the guest died".to_owned());
+    }
+    if has_fault {
+        return Err("the guest's kernel reported a fault".to_owned());
+    }
+    let status = ended.status.trim();
+    status
+        .parse()
+        .map_err(|_| format!("the guest's exit status is '{status}', which is no number"))
 }
 
 /// Puts together the folder that the guest has as its root file system: the lab (or `system`), without the mounts
@@ -528,5 +539,60 @@ impl Script<'_> {
         text.extend(shlex::bytes::try_join(words).context("quoting the command")?);
         text.extend(b")\n");
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+    /// Returns a machine that ended by itself, whose command had this exit status.
+    fn ended(status: &str) -> Ended {
+        Ended {
+            machine: ExitStatus::from_raw(0),
+            messages: String::new(),
+            console: Vec::new(),
+            status: status.to_owned(),
+            timed_out: None,
+        }
+    }
+
+    #[test]
+    fn exit_status_of_the_command_is_that_of_the_guest() {
+        assert_eq!(status(&ended("7\n"), false), Ok(7));
+        assert!(status(&ended("none\n"), false).is_err());
+    }
+
+    #[test]
+    fn guest_without_an_exit_status_died() {
+        assert_eq!(status(&ended(""), false), Err("the guest died".to_owned()));
+    }
+
+    #[test]
+    fn fault_fails_the_guest_even_if_the_command_succeeded() {
+        let reason = status(&ended("0\n"), true).unwrap_err();
+        assert_eq!(reason, "the guest's kernel reported a fault");
+    }
+
+    #[test]
+    fn hanging_guest_fails_for_its_time_even_if_it_reported_a_fault() {
+        let hung = Ended {
+            timed_out: Some(Duration::from_secs(20)),
+            ..ended("")
+        };
+        let reason = status(&hung, true).unwrap_err();
+        assert_eq!(reason, "the guest did not end within 20 seconds");
+    }
+
+    #[test]
+    fn failure_of_the_virtual_machine_is_shown_with_its_messages() {
+        let failed = Ended {
+            machine: ExitStatus::from_raw(1 << 8),
+            messages: "one\nno such device\n".to_owned(),
+            ..ended("")
+        };
+        let reason = status(&failed, false).unwrap_err();
+        assert!(reason.contains("no such device"), "{reason}");
     }
 }
