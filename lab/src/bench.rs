@@ -5,14 +5,13 @@
 //! program is bench/; this file builds it and runs its parts in guests.
 
 use crate::{
+    command::succeed,
     kernel::Custom,
     vm::{project, release, stock_tree, variable},
 };
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use std::{
-    env,
-    ffi::OsStr,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -38,7 +37,8 @@ pub fn run() -> Result<ExitCode> {
             ])
             .arg(&bpf),
     )?;
-    let uml = module(&folder.join("uml"), &Custom::Uml.folder()?, &["ARCH=um"])?;
+    let uml = Custom::Uml;
+    let uml = module(&folder.join("uml"), &uml.folder()?, &[uml.flags()])?;
     let stock = module(&folder.join("stock"), &stock_tree(&release()?)?, &[])?;
 
     let mut bench = Bench {
@@ -125,20 +125,6 @@ impl Bench {
         self.measured.push(output);
         Ok(())
     }
-}
-
-/// Runs a command in the project's folder.
-fn succeed(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.current_dir(project()).status();
-    let status = status.with_context(|| format!("running {program}"))?;
-    let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    ensure!(
-        status.success(),
-        "{program} {} failed: see above",
-        arguments.join(" ")
-    );
-    Ok(())
 }
 
 /// Returns the document with `table` between its two markers.

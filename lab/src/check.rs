@@ -3,10 +3,11 @@
 //! Checks formatting and style, and runs the linters: rustfmt, clippy, checkpatch and shellcheck.
 
 use crate::{
+    command::succeed,
     lint,
     vm::{project, release, stock_tree, variable},
 };
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -79,15 +80,6 @@ pub fn run() -> Result<ExitCode> {
 
 fn step(what: &str) {
     println!("check: {what}");
-}
-
-/// Runs a command in the project's folder.
-fn succeed(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.current_dir(project()).status();
-    let status = status.with_context(|| format!("running {program}"))?;
-    ensure!(status.success(), "{program} found something: see above");
-    Ok(())
 }
 
 /// Returns the files of the project that a shell's patterns match.

@@ -6,7 +6,10 @@
 //! lab/modules/coverage.c in every basic block. Each guest writes to build/coverage which of these calls were
 //! made.
 
-use crate::vm::{project, variable};
+use crate::{
+    command::cargo_test,
+    vm::{project, variable},
+};
 use anyhow::{ensure, Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 use std::{
@@ -33,18 +36,8 @@ pub fn run() -> Result<ExitCode> {
     fs::create_dir_all(&folder)?;
     let mut failed = Vec::new();
     for program in ["guest", "many_cpus", "kunit", "stress"] {
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo_test(program);
         cargo
-            .args([
-                "test",
-                "--locked",
-                "--no-fail-fast",
-                "-p",
-                "kstat-tests",
-                "--test",
-                program,
-            ])
-            .current_dir(project())
             .env("KSTAT_KERNEL", "kasan")
             .env("KSTAT_COVERAGE", "1")
             .env("KSTAT_SECONDS", "3600");

@@ -2,7 +2,11 @@
 
 //! Builds custom kernels from the lab's linux-source package.
 
-use crate::vm::{project, variable};
+use crate::{
+    command::read_lines,
+    console,
+    vm::{project, variable},
+};
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Args, ValueEnum};
 use nix::fcntl::{Flock, FlockArg};
@@ -10,7 +14,7 @@ use std::{
     collections::{hash_map::DefaultHasher, BTreeSet},
     fs::{self, File},
     hash::{Hash, Hasher},
-    io::{BufRead, BufReader, Write},
+    io::Write,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
@@ -59,8 +63,8 @@ impl Custom {
         }
     }
 
-    /// What make takes besides targets.
-    fn flags(self) -> &'static str {
+    /// Returns the argument of make, for the kernel and for its modules.
+    pub fn flags(self) -> &'static str {
         match self {
             Self::Kasan | Self::Kcsan => "LLVM=1",
             Self::Uml => "ARCH=um",
@@ -193,28 +197,20 @@ impl Build<'_> {
             "kernel: building {name} once, {minutes} minutes on 2 CPUs: unpacking {}",
             source.display()
         );
-        self.run(
-            Command::new("tar")
-                .arg("-C")
-                .arg(self.tree)
-                .args(["--strip-components=1", "-xf"])
-                .arg(source),
-        )?;
+        let mut tar = Command::new("tar");
+        tar.args(["--strip-components=1", "-xf"]).arg(source);
+        self.run(tar)?;
         let patch = self.kernel.patch();
         if patch.exists() {
-            self.run(
-                Command::new("busybox")
-                    .args(["patch", "-p1", "-i"])
-                    .arg(patch),
-            )?;
+            let mut apply = Command::new("busybox");
+            apply.args(["patch", "-p1", "-i"]).arg(patch);
+            self.run(apply)?;
         }
 
         self.make(&["tinyconfig"])?;
-        self.run(
-            Command::new("scripts/kconfig/merge_config.sh")
-                .args(["-m", ".config"])
-                .args(self.kernel.fragments()),
-        )?;
+        let mut merge = Command::new("scripts/kconfig/merge_config.sh");
+        merge.args(["-m", ".config"]).args(self.kernel.fragments());
+        self.run(merge)?;
         self.make(&["olddefconfig"])?;
         // Kconfig silently drops an option whose dependencies are not met.
         let config = fs::read_to_string(self.tree.join(".config"))?;
@@ -252,54 +248,43 @@ impl Build<'_> {
             cp.arg("-r").arg(sources.join(".")).arg(target);
             cp
         };
-        self.run(&mut copy(&modules))?;
+        self.run(copy(&modules))?;
         self.make(&["M=kstat-modules", "modules"])?;
-        self.run(&mut copy(&copied))
+        self.run(copy(&copied))
     }
 
     fn make(&self, arguments: &[&str]) -> Result<()> {
         let jobs = std::thread::available_parallelism()?;
-        self.run(
-            Command::new("make")
-                .arg(format!("-j{jobs}"))
-                .arg(self.kernel.flags())
-                .args(arguments)
-                .env_remove("MAKEFLAGS")
-                .env_remove("MFLAGS"),
-        )
+        let mut make = Command::new("make");
+        make.arg(format!("-j{jobs}"))
+            .arg(self.kernel.flags())
+            .args(arguments)
+            .env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS");
+        self.run(make)
     }
 
     /// Runs a command in the build folder. All output goes to the log; a line of it is shown every 30 seconds.
-    fn run(&self, command: &mut Command) -> Result<()> {
-        let (output, input) = nix::unistd::pipe()?;
-        let spawned = command
-            .current_dir(self.tree)
-            .stdin(Stdio::null())
-            .stdout(input.try_clone()?)
-            .stderr(input)
-            .spawn();
+    fn run(&self, mut command: Command) -> Result<()> {
         let program = command.get_program().to_string_lossy().into_owned();
-        // The pipe ends when the command, now the only process that has it, ends.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = spawned.with_context(|| format!("running {program}"))?;
-
         let mut log = File::options().create(true).append(true).open(&self.log)?;
         let mut next = self.start.elapsed() + Duration::from_secs(1);
-        for line in BufReader::new(File::from(output)).split(b'\n') {
-            let line = line?;
-            log.write_all(&line)?;
+        command.current_dir(self.tree);
+        let status = read_lines(command, |line| {
+            log.write_all(line)?;
             log.write_all(b"\n")?;
             if self.start.elapsed() >= next {
                 let seconds = self.start.elapsed().as_secs();
-                eprintln!("kernel: {seconds:4} s  {}", String::from_utf8_lossy(&line));
+                eprintln!("kernel: {seconds:4} s  {}", String::from_utf8_lossy(line));
                 next = self.start.elapsed() + Duration::from_secs(30);
             }
-        }
-        if child.wait()?.success() {
+            Ok(())
+        })?;
+        if status.success() {
             return Ok(());
         }
         let log = String::from_utf8_lossy(&fs::read(&self.log)?).into_owned();
-        eprint!("{}", crate::console::tail(&log, 30));
+        eprint!("{}", console::tail(&log, 30));
         bail!(
             "{program} failed: see above, or the log, {}",
             self.log.display()

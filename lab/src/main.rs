@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod command;
 mod console;
 mod coverage;
 mod kernel;

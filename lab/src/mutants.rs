@@ -2,7 +2,7 @@
 
 //! Breaks a copy of kstat in one way at a time, and runs the test that has to notice.
 
-use crate::{console, vm::project};
+use crate::{command::cargo_test, console, vm::project};
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use std::{
@@ -130,20 +130,11 @@ pub fn caught_by(patch: &str) -> Option<Test> {
 
 impl Test {
     fn run(&self, copy: &Path) -> Result<Outcome> {
-        let target = copy.join("build/tests");
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo_test(&self.program);
         cargo
-            .args([
-                "test",
-                "--locked",
-                "-p",
-                "kstat-tests",
-                "--test",
-                &self.program,
-            ])
             .args(["--", "--exact", &self.name])
             .current_dir(copy)
-            .env("CARGO_TARGET_DIR", target);
+            .env("CARGO_TARGET_DIR", copy.join("build/tests"));
         for (name, value) in [("KSTAT_KERNEL", &self.kernel), ("KSTAT_CPUS", &self.cpus)] {
             if !value.is_empty() {
                 cargo.env(name, value);

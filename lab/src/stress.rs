@@ -2,16 +2,19 @@
 
 //! Runs the stress tests, and makes the table at their end.
 
-use crate::vm::{project, variable};
+use crate::{
+    command::{cargo_test, read_lines},
+    vm::{project, variable},
+};
 use anyhow::{ensure, Context, Result};
 use clap::Args;
 use comfy_table::{presets, CellAlignment, Table};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufRead, BufReader, Write},
+    fs,
+    io::{self, Write},
     path::Path,
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 /// The least that a whole run with the default factor has to do.
@@ -116,42 +119,27 @@ impl Stress<'_> {
         skipped: &[&str],
     ) -> Result<()> {
         println!("stress: {program} on {kernel}, {cpus} CPUs");
-        let (output, input) = nix::unistd::pipe()?;
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo_test(program);
         cargo
-            .args([
-                "test",
-                "--locked",
-                "-p",
-                "kstat-tests",
-                "--test",
-                program,
-                "--",
-                "--show-output",
-            ])
+            .args(["--", "--show-output"])
             .args(skipped)
             .args(self.tests)
-            .current_dir(project())
             .env("KSTAT_KERNEL", kernel)
             .env("KSTAT_CPUS", cpus.to_string())
             .env("KSTAT_STRESS", self.factor.to_string())
             .env(
                 "KSTAT_APPEND",
                 format!("{append} {}", variable("KSTAT_APPEND")),
-            )
-            .stdout(input.try_clone()?)
-            .stderr(input);
-        let mut child = cargo.spawn().context("running cargo")?;
-        // The pipe ends when cargo, now the only process that has it, ends.
-        drop(cargo);
+            );
         let mut log = Vec::new();
-        for line in BufReader::new(File::from(output)).split(b'\n') {
-            let mut line = line?;
-            line.push(b'\n');
-            io::stdout().write_all(&line)?;
-            log.extend(line);
-        }
-        self.failed |= !child.wait()?.success();
+        let status = read_lines(cargo, |line| {
+            for part in [line, b"\n"] {
+                io::stdout().write_all(part)?;
+                log.extend(part);
+            }
+            Ok(())
+        })?;
+        self.failed |= !status.success();
         self.done
             .add(&format!("{kernel}, {cpus}"), &String::from_utf8_lossy(&log));
         fs::write(self.logs.join(format!("{kernel}-{cpus}-{program}")), log)?;

@@ -46,7 +46,7 @@ pub const FAILED: u8 = 125;
 #[derive(Args)]
 #[command(override_usage = "scripts/vm [OPTIONS] [-- COMMAND [ARGUMENT]...]")]
 pub struct Options {
-    /// The guest's kernel: a name that scripts/lab takes, or a custom kernel of lab/kernel: kasan, kcsan, or uml,
+    /// The guest's kernel: a name that scripts/lab takes, or a custom kernel of lab/kernels: kasan, kcsan, or uml,
     /// which runs without QEMU
     #[arg(short)]
     kernel: Option<String>,
@@ -92,12 +92,11 @@ struct Kernel {
     name: String,
     /// The bootable image, or the program of user-mode Linux.
     image: PathBuf,
-    user_mode: bool,
     /// What `make` takes as KDIR=, if kstat is to be built.
     tree: Option<PathBuf>,
-    custom: bool,
-    make: Vec<String>,
-    environment: Vec<(&'static str, &'static str)>,
+    custom: Option<Custom>,
+    /// Arguments of make for this kernel's modules.
+    make: Vec<&'static str>,
     /// Put in front of KSTAT_APPEND.
     append: Vec<&'static str>,
 }
@@ -107,11 +106,9 @@ impl Kernel {
         let mut kernel = Self {
             name: name.to_owned(),
             image: PathBuf::new(),
-            user_mode: false,
             tree: None,
-            custom: false,
+            custom: None,
             make: Vec::new(),
-            environment: Vec::new(),
             append: Vec::new(),
         };
         if let Some(root) = root {
@@ -136,17 +133,16 @@ impl Kernel {
             return Ok(kernel);
         };
         let tree = custom.folder()?;
-        kernel.custom = true;
+        kernel.custom = Some(custom);
+        kernel.make.push(custom.flags());
         if custom == Custom::Uml {
-            kernel.user_mode = true;
             kernel.image = tree.join("linux");
             // As -mcmodel=large for C: modules are loaded far from the kernel.
-            kernel.make =
-                vec!["KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large".to_owned()];
-            kernel.environment = vec![("ARCH", "um")];
+            kernel
+                .make
+                .push("KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large");
         } else {
             kernel.image = tree.join("arch/x86/boot/bzImage");
-            kernel.environment = vec![("LLVM", "1")];
             kernel.append = vec![
                 // An emulated CPU is slow: more than 10 seconds pass before the detectors report a lockup.
                 "watchdog_thresh=30",
@@ -168,6 +164,10 @@ impl Kernel {
         Ok(kernel)
     }
 
+    fn is_user_mode(&self) -> bool {
+        self.custom == Some(Custom::Uml)
+    }
+
     /// Builds kstat.ko in `folder`.
     fn build_module(&self, folder: &Path, coverage: bool, debug: bool) -> Result<()> {
         let Some(tree) = &self.tree else {
@@ -186,8 +186,7 @@ impl Kernel {
             .arg(project())
             .arg(join("KDIR=", tree))
             .arg(join("MO=", folder))
-            .args(&self.make)
-            .envs(self.environment.iter().copied());
+            .args(&self.make);
         if coverage {
             make.args([
                 "KCFLAGS=-fsanitize-coverage=trace-pc -g",
@@ -251,7 +250,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let name = options.kernel.unwrap_or_else(|| variable("KSTAT_KERNEL"));
     let kernel = Kernel::find(&name, options.root.as_deref())?;
     ensure!(
-        !options.gdb || (!kernel.user_mode && kernel.tree.is_some()),
+        !options.gdb || (!kernel.is_user_mode() && kernel.tree.is_some()),
         "--gdb is for kernels of scripts/lab, kasan and kcsan"
     );
 
@@ -265,7 +264,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     kernel.build_module(&folder, coverage, options.gdb)?;
 
-    let accelerator = if kernel.user_mode {
+    let accelerator = if kernel.is_user_mode() {
         None
     } else {
         Some(Accelerator::choose()?)
@@ -503,7 +502,7 @@ impl Script<'_> {
             Ok(())
         };
         let accelerator = self.accelerator.map_or("none", Accelerator::name);
-        let terminal = match (self.interactive, self.kernel.user_mode) {
+        let terminal = match (self.interactive, self.kernel.is_user_mode()) {
             (false, _) => "",
             (true, false) => "/dev/hvc0",
             (true, true) => "/dev/tty1",
@@ -526,7 +525,7 @@ impl Script<'_> {
         if self.kernel.tree.is_some() {
             line("export KSTAT_KO=", self.folder.join("kstat.ko").as_os_str())?;
         }
-        if let (true, Some(tree)) = (self.kernel.custom, &self.kernel.tree) {
+        if let (Some(_), Some(tree)) = (self.kernel.custom, &self.kernel.tree) {
             line("export KSTAT_TREE=", tree.as_os_str())?;
         }
         if self.interactive {

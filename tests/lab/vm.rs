@@ -147,7 +147,7 @@ impl Terminal {
         self.side.write_all(keys.as_bytes()).expect("typing");
     }
 
-    /// Reads until the output contains `text`, and returns the output so far, of which the next call returns nothing.
+    /// Reads until the output contains `text`, and returns the output since the last call.
     #[track_caller]
     fn read_until(&mut self, text: &str) -> String {
         let mut buffer = [0; 4096];
@@ -187,7 +187,7 @@ fn shell_on_a_terminal_has_job_control_and_the_size_of_the_window() {
     terminal.type_in("\x03");
     terminal.read_until("# ");
     terminal.type_in("exit 5\n");
-    // Whoever reads the terminal to its end sees its last holder, QEMU, end.
+    // The output ends when QEMU, the last process that has the terminal open, ends.
     let mut rest = Vec::new();
     let _ = terminal.side.read_to_end(&mut rest);
     let status = terminal.child.wait().expect("waiting for scripts/vm");
