@@ -137,23 +137,27 @@ fn object() -> &'static Path {
 
 /// The scripts that run in the guest, in this order, each with its name.
 ///
-/// `late` is the first: it needs a registration whose number is higher than any that the kernel has
+/// `late` is the first: it needs registrations whose numbers are higher than any that the kernel has
 /// assigned before.
 const SCRIPTS: [(&str, &str); 5] = [
     (
         "late",
-        // The second registration waits in its callback. So does the set-up of a namespace that was
-        // allocated before the registration, and that has no room for the pointer of the
-        // registration.
+        // The registration of First holds pernet_ops_rwsem. Behind it waits that of Second, which
+        // has no number yet, and behind that the set-up of a namespace. The namespace is allocated
+        // already: it has room for the pointer of First but not for that of Second.
         "insmod $KO
-         echo register >/proc/misuse/late &
-         register=$!
+         echo first >/proc/misuse/late &
+         first=$!
          until grep -q registering /proc/misuse/late; do sleep 0.05; done
+         echo second >/proc/misuse/late &
+         second=$!
+         until grep -qE 'register_pernet|rwsem' /proc/$second/wchan; do sleep 0.05; done
          unshare --net true &
          namespace=$!
          until grep -qE 'copy_net_ns|rwsem' /proc/$namespace/wchan; do sleep 0.05; done
          echo proceed >/proc/misuse/late
-         wait $register
+         wait $first
+         wait $second
          wait $namespace
          cat /proc/misuse/late
          rmmod kstat",
