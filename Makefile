@@ -147,7 +147,7 @@ help:
 	@echo 'make test          run the tests in such guests; 10 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
-	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 12 minutes'
+	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 16 minutes'
 	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'

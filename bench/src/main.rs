@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use cost::Environment;
 use measurement::Measurements;
 use results::Results;
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process};
 
 /// Measures what counting costs a packet, with kstat and with other counters.
 #[derive(Parser)]
@@ -84,7 +84,11 @@ fn main() {
         Command::Cpus { rounds, output } => (scale::measure_by_cpus(rounds), output),
         Command::Traffic { rounds, output } => (traffic::measure(rounds), output),
         Command::Report { folder, inputs } => {
-            return report::write(&folder, &Results::new(read_all(&inputs)))
+            if !report::write(&folder, &Results::new(read_all(&inputs))) {
+                eprintln!("bench: a claim does not hold: see the table of claims above");
+                process::exit(1);
+            }
+            return;
         }
     };
     let text =

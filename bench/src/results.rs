@@ -96,7 +96,7 @@ impl Results {
 }
 
 /// Applies `operation` to each sample of `left` and the sample of `right` from the same round.
-fn combine(left: &[f64], right: &[f64], operation: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+pub fn combine(left: &[f64], right: &[f64], operation: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     assert_eq!(left.len(), right.len(), "samples of different rounds");
     left.iter()
         .zip(right)

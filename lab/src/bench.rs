@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Writes the results to build/bench: results.json, scale.json, table.md, chart.svg, and performance.md, which is
-/// docs/performance.md with the new table.
+/// docs/performance.md with the new table. Fails if a claim in the table does not hold.
 pub fn run() -> Result<ExitCode> {
     let folder = project().join("build/bench");
     let target = PathBuf::from(variable("CARGO_TARGET_DIR"));
@@ -71,19 +71,23 @@ pub fn run() -> Result<ExitCode> {
         )?;
     }
 
-    succeed(
-        Command::new(&bench.program)
-            .arg("report")
-            .arg(&folder)
-            .args(&bench.measured),
-    )?;
+    let report = Command::new(&bench.program)
+        .arg("report")
+        .arg(&folder)
+        .args(&bench.measured)
+        .status()
+        .context("running the report")?;
     let document = fs::read_to_string(project().join("docs/performance.md"))?;
     let table = fs::read_to_string(folder.join("table.md"))?;
     fs::write(
         folder.join("performance.md"),
         with_table(&document, &table)?,
     )?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Builds the benchmark's own module in `folder`. Returns its path.
