@@ -4,6 +4,7 @@
 //! the virtual machine, and judges how it ended.
 
 use crate::{
+    command::succeed,
     console::{self, Console},
     kernel::Custom,
     machine::{Accelerator, Ended, Machine, Qemu, UserMode},
@@ -168,8 +169,9 @@ impl Kernel {
         self.custom == Some(Custom::Uml)
     }
 
-    /// Builds kstat.ko in `folder`.
-    fn build_module(&self, folder: &Path, coverage: bool, debug: bool) -> Result<()> {
+    /// Builds kstat.ko in `folder`, with debug information if `debug` is set. If `coverage` is the module coverage.ko, kstat
+    /// calls it in each basic block.
+    fn build_module(&self, folder: &Path, coverage: Option<&Path>, debug: bool) -> Result<()> {
         let Some(tree) = &self.tree else {
             return Ok(());
         };
@@ -187,7 +189,7 @@ impl Kernel {
             .arg(join("KDIR=", tree))
             .arg(join("MO=", folder))
             .args(&self.make);
-        if coverage {
+        if let Some(coverage) = coverage {
             make.args([
                 "KCFLAGS=-fsanitize-coverage=trace-pc -g",
                 "KRUSTFLAGS=-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
@@ -195,7 +197,7 @@ impl Kernel {
             ]);
             make.arg(join(
                 "KBUILD_EXTRA_SYMBOLS=",
-                &tree.join("kstat-modules/Module.symvers"),
+                &coverage.with_file_name("Module.symvers"),
             ));
         } else if debug {
             make.args(["KCFLAGS=-g", "KRUSTFLAGS=-Cdebuginfo=2"]);
@@ -211,6 +213,31 @@ impl Kernel {
             self.name
         );
         Ok(())
+    }
+
+    /// Returns the path of lab/modules/coverage.c, built for this kernel.
+    fn coverage_module(&self) -> Result<PathBuf> {
+        let tree = self.tree.as_ref().context("there is no module to build")?;
+        if self.custom.is_some() {
+            return Ok(tree.join("kstat-modules/coverage.ko"));
+        }
+        let folder = project().join(format!("build/{}-modules", self.name));
+        fs::create_dir_all(&folder)?;
+        fs::copy(
+            project().join("lab/modules/coverage.c"),
+            folder.join("coverage.c"),
+        )?;
+        fs::write(folder.join("Kbuild"), "obj-m := coverage.o\n")?;
+        succeed(
+            Command::new("make")
+                .arg("-s")
+                .arg("-C")
+                .arg(tree)
+                .arg(join("M=", &folder))
+                .arg("modules")
+                .stdout(io::stderr()),
+        )?;
+        Ok(folder.join("coverage.ko"))
     }
 }
 
@@ -262,7 +289,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
     };
     let folder = project().join("build").join(kernel.name.clone() + suffix);
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    kernel.build_module(&folder, coverage, options.gdb)?;
+    let coverage = coverage.then(|| kernel.coverage_module()).transpose()?;
+    kernel.build_module(&folder, coverage.as_deref(), options.gdb)?;
 
     let accelerator = if kernel.is_user_mode() {
         None
@@ -283,9 +311,14 @@ pub fn run(options: Options) -> Result<ExitCode> {
     if interactive {
         command = vec!["bash".into(), "-l".into()];
     }
-    if coverage {
+    if let Some(module) = coverage {
         let covered = project().join("lab/guest/covered").into();
-        command.splice(0..0, ["bash".into(), covered]);
+        let reached = project().join("build/coverage").join(&kernel.name);
+        fs::create_dir_all(&reached)?;
+        command.splice(
+            0..0,
+            ["bash".into(), covered, module.into(), reached.into()],
+        );
     }
     let script = Script {
         accelerator,
