@@ -136,6 +136,7 @@ clean:
 # Removes all that this project made on this machine: build/, labs, kernels, trees and crates.
 .PHONY: distclean
 distclean: clean
+	rm -rf target
 	@scripts/lab --remove
 
 .PHONY: help
@@ -144,7 +145,7 @@ help:
 	@echo 'make install       build kstat.ko and install it where modprobe finds it, without a package; needs root'
 	@echo 'make uninstall     remove what make install installed; needs root'
 	@echo 'make demo          show kstat at work in a guest with a stock Debian kernel; less than a minute'
-	@echo 'make test          run the tests in such guests; 10 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
+	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 16 minutes'
