@@ -171,6 +171,7 @@ pub trait Launch {
 impl Launch for Qemu<'_> {
     fn command(&self, machine: &Machine<'_>, ports: &Ports) -> Result<(Command, Option<Child>)> {
         let socket = machine.run.join("fs");
+        let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).context("making a socket for virtiofsd")?;
         let daemon = Command::new("/usr/libexec/virtiofsd")
             .arg(format!("--fd={}", inherited(&listener)?))

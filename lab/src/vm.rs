@@ -374,11 +374,24 @@ pub fn run(options: Options) -> Result<ExitCode> {
                 let _ = fs::remove_file(socket);
                 eprintln!("vm: in another terminal, 'scripts/lab gdb -x {}' attaches gdb as soon as kstat.ko is loaded", folder.join("gdb.commands").display());
             }
-            machine.run(Qemu {
-                image: &kernel.image,
-                accelerator,
-                gdb,
-            })?
+            let boot = || {
+                machine.run(Qemu {
+                    image: &kernel.image,
+                    accelerator,
+                    gdb: gdb.clone(),
+                })
+            };
+            let ended = boot()?;
+            if matches!(accelerator, Accelerator::Tcg)
+                && console::boot_failed_by_emulation(&String::from_utf8_lossy(&ended.console))
+            {
+                eprintln!(
+                    "vm: the kernel died as it booted, by a fault of QEMU's emulation: booting it again"
+                );
+                boot()?
+            } else {
+                ended
+            }
         }
     };
     fs::write(folder.join("console"), &ended.console).context("keeping the console")?;

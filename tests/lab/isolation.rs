@@ -163,3 +163,12 @@ fn mounts_of_the_tests_do_not_reach_their_parent() {
 
     Outcome::of(&mut outer).expect_success();
 }
+
+#[test]
+fn command_can_be_ended_by_a_signal() {
+    // No signal but SIGKILL ends the first process of a PID namespace, unless it has a handler. It is the shell
+    // of scripts/lab, and its process group, which a terminal and timeout(1) send signals to, is the command's.
+    assert_eq!(shell("cat /proc/1/comm"), "bash\n");
+    let group = |pid| shell(&format!("ps -o pgid= -p {pid}"));
+    assert_eq!(group("1"), group("$(ps -o ppid= -p $PPID)"));
+}
