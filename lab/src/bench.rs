@@ -5,7 +5,7 @@
 //! program is bench/; this file builds it and runs its parts in guests.
 
 use crate::{
-    command::succeed,
+    command::{build_modules, succeed},
     kernel::Custom,
     vm::{project, release, stock_tree, variable},
 };
@@ -93,9 +93,7 @@ pub fn run() -> Result<ExitCode> {
 /// Builds the benchmark's own module in `folder`. Returns its path.
 fn module(folder: &Path, tree: &Path, flags: &[&str]) -> Result<PathBuf> {
     succeed(Command::new("cp").args(["-r", "bench/module"]).arg(folder))?;
-    let mut make = Command::new("make");
-    make.args(["-s", "-C"]).arg(tree).args(flags);
-    succeed(make.arg(format!("M={}", folder.display())).arg("modules"))?;
+    build_modules(tree, folder, flags)?;
     Ok(folder.join("kstat_bench.ko"))
 }
 

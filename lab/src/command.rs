@@ -7,7 +7,8 @@ use anyhow::{ensure, Context, Result};
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
+    path::Path,
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -23,6 +24,14 @@ pub fn succeed(command: &mut Command) -> Result<()> {
         arguments.join(" ")
     );
     Ok(())
+}
+
+/// Builds the kernel modules in `folder` with the kernel's build folder `tree`. make writes to the standard error.
+pub fn build_modules(tree: &Path, folder: &Path, flags: &[&str]) -> Result<()> {
+    let mut make = Command::new("make");
+    make.arg("-s").arg("-C").arg(tree).args(flags);
+    make.arg(format!("M={}", folder.display())).arg("modules");
+    succeed(make.stdout(io::stderr()))
 }
 
 /// Returns a command that runs a test program of the project. libtest's arguments can be added to it, after `--`.

@@ -114,8 +114,8 @@ impl Report {
     }
 }
 
-/// Returns whether an emulated guest died as it booted, because a CPU ran an instruction that the kernel was patching: a
-/// fault of QEMU's TCG (docs/design.md). Nothing of this project had run by then.
+/// Returns whether a guest died while it booted, because a CPU executed an instruction that the kernel was
+/// patching. That is a fault of QEMU's TCG (docs/design.md): no code of this project had run yet.
 pub fn boot_failed_by_emulation(console: &str) -> bool {
     console.contains("Oops: int3") && !console.contains("Run /mnt/init")
 }

@@ -2,9 +2,9 @@
 
 //! Lists the lines of the module's code that no test reaches.
 //!
-//! The guest tests run on the stock kernel, and the stress tests, which need fault injection, on the kasan kernel. Their
-//! kstat.ko is built to call lab/modules/coverage.c in every basic block. Each guest writes to build/coverage/KERNEL which
-//! of these calls were made.
+//! The guest tests run on the stock kernel, and the stress tests, which need fault injection, on the kasan kernel.
+//! Their kstat.ko is built to call lab/modules/coverage.c in every basic block. Each guest writes to
+//! build/coverage/KERNEL which of these calls were made.
 
 use crate::{command::cargo_test, vm::project};
 use anyhow::{ensure, Context, Result};

@@ -4,7 +4,7 @@
 //! the virtual machine, and judges how it ended.
 
 use crate::{
-    command::succeed,
+    command::build_modules,
     console::{self, Console},
     kernel::Custom,
     machine::{Accelerator, Ended, Machine, Qemu, UserMode},
@@ -169,8 +169,8 @@ impl Kernel {
         self.custom == Some(Custom::Uml)
     }
 
-    /// Builds kstat.ko in `folder`, with debug information if `debug` is set. If `coverage` is the module coverage.ko, kstat
-    /// calls it in each basic block.
+    /// Builds kstat.ko in `folder`, with debug information if `debug` is set. If `coverage` is the path of
+    /// coverage.ko, kstat.ko calls it in each basic block.
     fn build_module(&self, folder: &Path, coverage: Option<&Path>, debug: bool) -> Result<()> {
         let Some(tree) = &self.tree else {
             return Ok(());
@@ -228,15 +228,7 @@ impl Kernel {
             folder.join("coverage.c"),
         )?;
         fs::write(folder.join("Kbuild"), "obj-m := coverage.o\n")?;
-        succeed(
-            Command::new("make")
-                .arg("-s")
-                .arg("-C")
-                .arg(tree)
-                .arg(join("M=", &folder))
-                .arg("modules")
-                .stdout(io::stderr()),
-        )?;
+        build_modules(tree, &folder, &[])?;
         Ok(folder.join("coverage.ko"))
     }
 }
@@ -386,7 +378,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
                 && console::boot_failed_by_emulation(&String::from_utf8_lossy(&ended.console))
             {
                 eprintln!(
-                    "vm: the kernel died as it booted, by a fault of QEMU's emulation: booting it again"
+                    "vm: the kernel died while it booted, because of a fault in QEMU's emulation: booting it again"
                 );
                 boot()?
             } else {

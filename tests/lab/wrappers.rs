@@ -142,9 +142,10 @@ fn object() -> &'static Path {
 const SCRIPTS: [(&str, &str); 5] = [
     (
         "late",
-        // The registration of First holds pernet_ops_rwsem. Behind it waits that of Second, which
-        // has no number yet, and behind that the set-up of a namespace. The namespace is allocated
-        // already: it has room for the pointer of First but not for that of Second.
+        // The first registration holds pernet_ops_rwsem. The second registration, which has no
+        // number yet, waits for the semaphore, and the set-up of a namespace waits after it. That
+        // namespace is allocated: it has room for the pointer of the first registration, but not
+        // for that of the second.
         "insmod $KO
          echo first >/proc/misuse/late &
          first=$!
