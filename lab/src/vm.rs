@@ -290,14 +290,15 @@ pub fn run(options: Options) -> Result<ExitCode> {
         Some(Accelerator::choose()?)
     };
 
-    // The guest's mounts end with this process.
+    // The guest's mounts end with this process. They are not in the temporary folder, whose removal would remove
+    // the files of a system that is mounted in it.
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+    let root = Path::new("/run/guest");
+    make_root(root, options.root.as_deref())?;
     let run = tempfile::Builder::new()
         .prefix("vm.")
         .tempdir_in("/run")
         .context("making a folder in /run")?;
-    let root = run.path().join("root");
-    make_root(&root, options.root.as_deref())?;
 
     let mut command = options.command.clone();
     if interactive {
@@ -345,7 +346,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
 
     let machine = Machine {
         run: run.path(),
-        root: &root,
+        root,
         cpus: options.cpus,
         memory: &options.memory,
         arguments: &arguments.join(" "),
@@ -443,11 +444,12 @@ fn status(ended: &Ended, has_fault: bool) -> Result<u8, String> {
         .map_err(|_| format!("the guest's exit status is '{status}', which is no number"))
 }
 
-/// Puts together the folder that the guest has as its root file system: the lab (or `system`), without the mounts
-/// in it, and below /mnt the project, the caches (read-only), and the scripts of lab/guest.
+/// Puts together the folder that the guest has as its root file system: the lab (or `system`), read-only and without
+/// the mounts in it, and below /mnt the project, the caches (read-only), and the scripts of lab/guest.
 fn make_root(root: &Path, system: Option<&Path>) -> Result<()> {
-    fs::create_dir(root)?;
+    fs::create_dir_all(root)?;
     bind(system.unwrap_or(Path::new("/")), root)?;
+    make_read_only(root)?;
     let mnt = root.join("mnt");
     mount(
         Some("tmpfs"),
