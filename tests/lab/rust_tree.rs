@@ -183,6 +183,18 @@ fn headers_with_another_configuration_than_the_kernels_are_refused() {
 }
 
 #[test]
+fn missing_cross_compiler_for_another_architecture_is_named() {
+    let outcome = rust_tree_after(
+        "headers=$(readlink -f /lib/modules/*/build)
+        case $(uname -m) in x86_64) other=arm64 ;; *) other=x86 ;; esac
+        sed \"s,^# Linux/[^ ]*,# Linux/$other,\" $headers/.config >/tmp/new
+        mount --bind /tmp/new $headers/.config",
+        &[&release()],
+    );
+    outcome.assert_refused(SPEAKER, &["-linux-gnu-gcc is missing", "apt install gcc-"]);
+}
+
+#[test]
 fn rustc_other_than_the_kernels_is_refused() {
     let outcome = rust_tree_after(
         "printf '#!/bin/sh\\necho rustc 1.2.3\\n' >/tmp/rustc
