@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * The C part of all Rust wrappers. It registers netfilter hooks, wraps inline
- * functions, macros and structure fields that Rust code cannot use directly,
- * and defines the mutex for module parameters.
- */
+/* The C part of the Rust wrappers: hook registration, inline functions, macros, a mutex. */
 #include <linux/cpumask.h>
 #include <linux/nsproxy.h>
 #include <linux/percpu.h>
@@ -95,9 +91,10 @@ void __percpu *shim_alloc_percpu(size_t size, size_t align)
 	return __alloc_percpu(size, align);
 }
 
-void *shim_raw_cpu_ptr(void __percpu *ptr)
+/* Adds one to this CPU's part, or, after a migration, atomically to that of another CPU. */
+void shim_raw_cpu_inc(atomic64_t __percpu *counter)
 {
-	return raw_cpu_ptr(ptr);
+	atomic64_inc(raw_cpu_ptr(counter));
 }
 
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu)

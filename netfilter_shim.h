@@ -31,7 +31,7 @@ extern struct mutex shim_param_mutex;
 void *shim_pde_data(const struct inode *inode);
 
 void __percpu *shim_alloc_percpu(size_t size, size_t align);
-void *shim_raw_cpu_ptr(void __percpu *ptr);
+void shim_raw_cpu_inc(atomic64_t __percpu *counter);
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu);
 int shim_cpumask_next_possible(int cpu);
 

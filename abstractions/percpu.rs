@@ -21,9 +21,9 @@ use kernel::{
 
 /// A 64-bit counter that has one part for each possible CPU, in the per-CPU memory of that CPU.
 ///
-/// Adding costs one instruction on x86-64, and one atomic operation on other architectures, on a
-/// cache line that no other CPU writes. Reading sums the parts of all possible CPUs, online and
-/// offline, so the count of a CPU that goes offline is kept.
+/// Adding costs one instruction on x86-64, and one call of a C function on other architectures. It
+/// writes to a cache line that no other CPU writes to. Reading sums the parts of all possible CPUs,
+/// online and offline, so the count of a CPU that goes offline is kept.
 ///
 /// # Examples
 ///
@@ -144,15 +144,10 @@ impl CounterRef<'_> {
         };
 
         #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
-        {
-            // The addition must be atomic: if the task migrates to another CPU after it has got the
-            // address, it adds to the part of its former CPU.
-            //
-            // SAFETY: By the type invariant, this is a live per-CPU allocation.
-            let part = unsafe { bindings::shim_raw_cpu_ptr(self.into_raw()) };
-            // SAFETY: By the type invariant, the part of any CPU is a valid `Atomic<u64>`.
-            unsafe { &*part.cast::<Atomic<u64>>() }.add(1, Relaxed);
-        }
+        // SAFETY: By the type invariant, this is a live per-CPU allocation of a 64-bit integer.
+        unsafe {
+            bindings::shim_raw_cpu_inc(self.into_raw().cast())
+        };
     }
 
     /// Returns the sum of all parts.
