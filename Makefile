@@ -59,28 +59,41 @@ kdir:
 dkms:
 	@KDIR=$$(rust-tree $(KERNELRELEASE)) && $(MAKE) --no-print-directory KDIR=$$KDIR
 
+# The kernel of the lab, by a name that scripts/lab takes.
+kernel = $(if $(KERNEL),-k $(KERNEL))
+
 .PHONY: demo
 demo:
-	@scripts/vm -- bash lab/guest/demo
+	@scripts/vm $(kernel) -- bash lab/guest/demo
 
+# PUBLISH=1 puts the results of KERNELS=all into docs/tested-kernels and README.md.
 .PHONY: test
 test:
 	@scripts/test $(KERNELS) $(if $(TESTS),-- $(TESTS))
+	@$(if $(PUBLISH),scripts/lab -w lab/program tested)
+
+.PHONY: coverage
+coverage:
+	@scripts/lab lab/program coverage
+
+.PHONY: mutants
+mutants:
+	@scripts/lab lab/program mutants $(MUTANTS)
 
 .PHONY: test-install
 test-install: deb
-	@scripts/lab cargo build -q --locked --test install
-	@scripts/lab -n cargo test --locked --test install -- --show-output $(TESTS)
+	@scripts/lab $(kernel) cargo build -q --locked --test install
+	@scripts/lab $(kernel) -n cargo test --locked --test install -- --show-output $(TESTS)
 
 .PHONY: stress
 stress:
-	@KSTAT_STRESS=$(or $(STRESS),1) scripts/stress $(TESTS)
+	@KSTAT_STRESS=$(or $(STRESS),1) scripts/lab lab/program stress $(TESTS)
 
 # PUBLISH=1 puts the results into docs/.
 .PHONY: bench
 bench:
-	@scripts/bench
-	@$(if $(PUBLISH),cp build/bench/performance.md docs/performance.md; cp build/bench/chart.svg docs/performance.svg)
+	@scripts/lab $(kernel) lab/program bench
+	@$(if $(PUBLISH),cp build/bench/performance.md docs/; [ ! -e build/bench/chart.svg ] || cp build/bench/chart.svg docs/performance.svg)
 
 # The kernel's script looks for crate roots in all folders below the one that it is given; build/ may have copies of
 # this module. It knows no environment of a module's own.
@@ -95,7 +108,7 @@ rust-analyzer: kdir
 
 .PHONY: check
 check:
-	@scripts/check
+	@scripts/lab lab/program check
 
 .PHONY: deb
 deb:
@@ -148,6 +161,8 @@ help:
 	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
+	@echo 'make coverage      list the lines of the module that no test reaches; 40 minutes'
+	@echo 'make mutants       check that each change in tests/mutants makes a test fail; 2 hours; MUTANTS=NAME for one'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 16 minutes'
 	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'

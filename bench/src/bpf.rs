@@ -72,7 +72,7 @@ impl Programs {
 /// The error is the first line of the verifier's log, if there is one.
 fn load(prefix: &str) -> Result<Object, String> {
     let path = env::var("KSTAT_BENCH_BPF").unwrap_or_else(|_| {
-        panic!("KSTAT_BENCH_BPF does not name the BPF programs: see scripts/bench")
+        panic!("KSTAT_BENCH_BPF does not name the BPF programs: see `make bench`")
     });
     let mut object = ObjectBuilder::default()
         .open_file(&path)

@@ -61,7 +61,7 @@ ioctl_readwrite!(run, b'k', 3, Run);
 #[track_caller]
 pub fn load_module() {
     let module = env::var("KSTAT_BENCH_KO")
-        .unwrap_or_else(|_| panic!("KSTAT_BENCH_KO does not name the module: see scripts/bench"));
+        .unwrap_or_else(|_| panic!("KSTAT_BENCH_KO does not name the module: see `make bench`"));
 
     tool::run("insmod", &[&module]);
 }

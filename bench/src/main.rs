@@ -2,7 +2,7 @@
 
 //! Measures what counting costs a packet, with kstat and with other counters.
 //!
-//! `scripts/bench` runs this program in several guests, which write what they measured to files,
+//! `make bench` runs this program in several guests, which write what they measured to files,
 //! and then outside of them, to make a report of these files.
 
 mod bpf;
@@ -65,6 +65,9 @@ enum Command {
     /// Makes a report of what the guests measured: results.json, scale.json, table.md and
     /// chart.svg.
     Report {
+        /// Reports only what was measured in a guest that counts instructions: table.md.
+        #[arg(long)]
+        instructions: bool,
         /// The folder to write the report to.
         folder: PathBuf,
         /// The files that the guests wrote.
@@ -83,8 +86,18 @@ fn main() {
         Command::Scale { rounds, output } => (scale::measure(rounds), output),
         Command::Cpus { rounds, output } => (scale::measure_by_cpus(rounds), output),
         Command::Traffic { rounds, output } => (traffic::measure(rounds), output),
-        Command::Report { folder, inputs } => {
-            if !report::write(&folder, &Results::new(read_all(&inputs))) {
+        Command::Report {
+            instructions,
+            folder,
+            inputs,
+        } => {
+            let results = Results::new(read_all(&inputs));
+            let write = if instructions {
+                report::write_instructions
+            } else {
+                report::write
+            };
+            if !write(&folder, &results) {
                 eprintln!("bench: a claim does not hold: see the table of claims above");
                 process::exit(1);
             }

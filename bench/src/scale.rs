@@ -227,7 +227,17 @@ fn read(nout: &File) {
 }
 
 /// Reads the CPU's timestamp counter, which counts instructions in QEMU with `-icount`.
+#[cfg(target_arch = "x86_64")]
 fn timestamp_counter() -> u64 {
     // SAFETY: All x86-64 CPUs have this instruction.
     unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Reads the CPU's virtual counter, which counts instructions in QEMU with `-icount`.
+#[cfg(target_arch = "aarch64")]
+fn timestamp_counter() -> u64 {
+    let counter;
+    // SAFETY: Linux lets programs read this register.
+    unsafe { std::arch::asm!("mrs {}, cntvct_el0", out(reg) counter) };
+    counter
 }

@@ -6,7 +6,8 @@
 
 use crate::{
     command::{build_modules, succeed},
-    kernel::Custom,
+    kernel::{base_name, Custom},
+    machine::Architecture,
     vm::{project, release, stock_tree, variable},
 };
 use anyhow::{Context, Result};
@@ -18,25 +19,61 @@ use std::{
 
 /// Writes the results to build/bench: results.json, scale.json, table.md, chart.svg, and performance.md, which is
 /// docs/performance.md with the new table. Fails if a claim in the table does not hold.
+///
+/// On a kernel of another architecture than the lab's, measures only instructions, and writes only table.md and
+/// performance.md.
 pub fn run() -> Result<ExitCode> {
+    let architecture = Architecture::of_kernel();
+    let emulated = architecture != Architecture::host();
     let folder = project().join("build/bench");
     let target = PathBuf::from(variable("CARGO_TARGET_DIR"));
     eprintln!("bench: building the benchmark");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("parts"))?;
-    succeed(Command::new("cargo").args(["build", "--locked", "-p", "kstat-bench"]))?;
+    let build = || {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--locked", "-p", "kstat-bench"]);
+        cargo
+    };
+    succeed(&mut build())?;
     let bpf = folder.join("count_tcp.bpf.o");
     succeed(
         Command::new("clang")
             .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"])
-            .args([
-                "-I/usr/include/x86_64-linux-gnu",
-                "-c",
-                "bench/count_tcp.bpf.c",
-                "-o",
-            ])
+            .arg(format!("-I/usr/include/{}", architecture.gnu()))
+            .args(["-c", "bench/count_tcp.bpf.c", "-o"])
             .arg(&bpf),
     )?;
+    let icount = ["cost", "icount", "11", "500"];
+    if emulated {
+        let gnu = architecture.gnu();
+        succeed(
+            build()
+                .args(["--target", architecture.rust()])
+                .env("PKG_CONFIG_ALLOW_CROSS", "1")
+                .env(
+                    "PKG_CONFIG_PATH",
+                    format!("/usr/lib/{gnu}/pkgconfig:/usr/share/pkgconfig"),
+                ),
+        )?;
+        let cross = format!("CROSS_COMPILE={gnu}-");
+        let stock = module(&folder.join("stock"), &stock_tree(&release()?)?, &[&cross])?;
+        let mut bench = Bench {
+            program: target.join(architecture.rust()).join("debug/kstat-bench"),
+            parts: folder.join("parts"),
+            bpf,
+            measured: Vec::new(),
+        };
+        bench.measure("icount", &stock, &["-s", "1"], &icount)?;
+        let report = target.join("debug/kstat-bench");
+        let name = base_name(&variable("KSTAT_LAB"));
+        return bench.report(
+            &report,
+            &["--instructions"],
+            &folder,
+            &format!("{name}-{}", architecture.debian()),
+        );
+    }
     let uml = Custom::Uml;
     let uml = module(&folder.join("uml"), &uml.folder()?, &[uml.flags()])?;
     let stock = module(&folder.join("stock"), &stock_tree(&release()?)?, &[])?;
@@ -55,12 +92,7 @@ pub fn run() -> Result<ExitCode> {
     bench.measure("uml-2", &uml, &user_mode, &nanoseconds)?;
     bench.measure("traffic", &uml, &user_mode, &["traffic", "31"])?;
     bench.measure("uml-3", &uml, &user_mode, &nanoseconds)?;
-    bench.measure(
-        "icount",
-        &stock,
-        &["-s", "1"],
-        &["cost", "icount", "11", "500"],
-    )?;
+    bench.measure("icount", &stock, &["-s", "1"], &icount)?;
     for cpus in ["1", "4", "16", "64"] {
         eprintln!("bench: measuring memory, and reads of nout, with {cpus} CPUs");
         bench.measure(
@@ -71,23 +103,8 @@ pub fn run() -> Result<ExitCode> {
         )?;
     }
 
-    let report = Command::new(&bench.program)
-        .arg("report")
-        .arg(&folder)
-        .args(&bench.measured)
-        .status()
-        .context("running the report")?;
-    let document = fs::read_to_string(project().join("docs/performance.md"))?;
-    let table = fs::read_to_string(folder.join("table.md"))?;
-    fs::write(
-        folder.join("performance.md"),
-        with_table(&document, &table)?,
-    )?;
-    Ok(if report.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let report = bench.program.clone();
+    bench.report(&report, &[], &folder, "")
 }
 
 /// Builds the benchmark's own module in `folder`. Returns its path.
@@ -127,17 +144,53 @@ impl Bench {
         self.measured.push(output);
         Ok(())
     }
+
+    /// Writes the report by `program`, and the document with its table. `kernel` is what `make bench KERNEL=` names.
+    fn report(
+        &self,
+        program: &Path,
+        options: &[&str],
+        folder: &Path,
+        kernel: &str,
+    ) -> Result<ExitCode> {
+        let report = Command::new(program)
+            .arg("report")
+            .args(options)
+            .arg(folder)
+            .args(&self.measured)
+            .status()
+            .context("running the report")?;
+        let document = fs::read_to_string(project().join("docs/performance.md"))?;
+        let table = fs::read_to_string(folder.join("table.md"))?;
+        let document = with_table(&document, &command(kernel), &table)?;
+        fs::write(folder.join("performance.md"), document)?;
+        Ok(if report.success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
 }
 
-/// Returns the document with `table` between its two markers.
-fn with_table(document: &str, table: &str) -> Result<String> {
+/// Returns the command that writes a table.
+fn command(kernel: &str) -> String {
+    if kernel.is_empty() {
+        "make bench".to_owned()
+    } else {
+        format!("make bench KERNEL={kernel}")
+    }
+}
+
+/// Returns the document with `table` between the two markers of `command`.
+fn with_table(document: &str, command: &str, table: &str) -> Result<String> {
+    let marker = format!("<!-- begin: {command} writes this -->\n");
     let parts = || {
-        let begin = document.find("<!-- begin: ")?;
-        let begin = begin + document[begin..].find('\n')? + 1;
+        let begin = document.find(&marker)? + marker.len();
         let end = begin + document[begin..].find("<!-- end -->")?;
         Some((&document[..begin], &document[end..]))
     };
-    let (before, after) = parts().context("docs/performance.md lacks the markers of its table")?;
+    let (before, after) =
+        parts().with_context(|| format!("docs/performance.md has no table of '{command}'"))?;
     Ok(format!("{before}{table}{after}"))
 }
 
@@ -147,10 +200,10 @@ mod tests {
 
     #[test]
     fn table_is_replaced_between_the_markers() {
-        let document = "a\n<!-- begin: x -->\nold\nold\n<!-- end -->\nb\n";
-        let expected = "a\n<!-- begin: x -->\nnew\n<!-- end -->\nb\n";
-        assert_eq!(with_table(document, "new\n").unwrap(), expected);
-        assert_eq!(with_table(expected, "new\n").unwrap(), expected);
-        assert!(with_table("no markers", "new\n").is_err());
+        let document = "a\n<!-- begin: x writes this -->\nold\nold\n<!-- end -->\nb\n";
+        let expected = "a\n<!-- begin: x writes this -->\nnew\n<!-- end -->\nb\n";
+        assert_eq!(with_table(document, "x", "new\n").unwrap(), expected);
+        assert_eq!(with_table(expected, "x", "new\n").unwrap(), expected);
+        assert!(with_table(document, "y", "new\n").is_err());
     }
 }

@@ -66,6 +66,7 @@ pub fn run() -> Result<ExitCode> {
         "scripts/*",
         "lab/program",
         "lab/run-test",
+        "lab/install-kernel",
         "lab/guest/*",
         "rust-tree/rust-tree",
         "rust-tree/postrm.d/rust-tree",

@@ -5,6 +5,7 @@
 use crate::{
     command::read_lines,
     console,
+    machine::Architecture,
     vm::{project, variable},
 };
 use anyhow::{bail, ensure, Context, Result};
@@ -86,9 +87,17 @@ impl Custom {
     /// Returns the build folder of this kernel, whose name has a hash of all that it is built from. Builds the
     /// kernel if it is not there.
     pub fn folder(self) -> Result<PathBuf> {
+        ensure!(
+            Architecture::host() == Architecture::Amd64,
+            "the kernels kasan, kcsan and uml can be built on amd64 only: use a stock kernel"
+        );
         let cache = Path::new(&variable("XDG_CACHE_HOME")).join("kstat");
-        let (name, lab) = (self.name(), variable("KSTAT_LAB"));
-        let tree = cache.join(format!("kernel-{name}-{lab}-{:012x}", self.key()? >> 16));
+        let tree = cache.join(format!(
+            "kernel-{}-{}-{:012x}",
+            self.name(),
+            base_name(&variable("KSTAT_LAB")),
+            self.key()? >> 16
+        ));
         let lock = File::create(tree.with_extension("lock"))?;
         let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).or_else(|(lock, _)| {
             eprintln!(
@@ -134,6 +143,15 @@ impl Custom {
         }
         Ok(hasher.finish())
     }
+}
+
+/// Returns the name of the lab's kernel without flavour and architecture. All flavours of a kernel have one source.
+pub fn base_name(kernel: &str) -> String {
+    let mut name = kernel;
+    for end in ["-amd64", "-arm64", "-cloud", "-rt", "-16k"] {
+        name = name.strip_suffix(end).unwrap_or(name);
+    }
+    name.to_owned()
 }
 
 fn kernels() -> PathBuf {
@@ -295,6 +313,12 @@ impl Build<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flavours_share_custom_kernels() {
+        assert_eq!(base_name("trixie-backports-rt-arm64"), "trixie-backports");
+        assert_eq!(base_name("7.2"), "7.2");
+    }
 
     #[test]
     fn comments_are_no_options() {

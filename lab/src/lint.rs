@@ -2,7 +2,7 @@
 
 //! Rules of this project that no other tool knows.
 
-use crate::vm::project;
+use crate::{tested, vm::project};
 use anyhow::{Context, Result};
 use std::{
     fs,
@@ -21,6 +21,7 @@ pub fn run() -> Result<ExitCode> {
     broken.extend(mutants_name_tests()?);
     broken.extend(readme_is_short_and_exact()?);
     broken.extend(shell_is_short()?);
+    broken.extend(tested_kernels_are_those_of_the_run()?);
     for sentence in &broken {
         eprintln!("lint: {sentence}");
     }
@@ -114,6 +115,16 @@ fn installation_is_documented() -> Result<Vec<String>> {
         "no code block in README.md or docs/*.md has exactly the tested commands for installation: {}",
         commands.replace('\n', "; ")
     )])
+}
+
+/// The table of tested kernels is written by 'make test KERNELS=all PUBLISH=1', not by hand.
+fn tested_kernels_are_those_of_the_run() -> Result<Vec<String>> {
+    let table = tested::table(&read("docs/tested-kernels")?)?;
+    let readme = read("README.md")?;
+    let differs = tested::table_in(&readme) != Some(&*table);
+    Ok(broken(differs, || {
+        "the table of kernels in README.md is not that of docs/tested-kernels.".to_owned()
+    }))
 }
 
 /// Returns the value of a string constant in Rust code, without what only tests need.

@@ -16,7 +16,7 @@ use std::{
 /// "MISSED" for each; a missed mutant is an error. Caught-by has the test program and the test, and for a debug
 /// kernel its name and the number of CPUs.
 #[derive(Args)]
-#[command(override_usage = "scripts/mutants [NAME]...")]
+#[command(override_usage = "make mutants MUTANTS=NAME")]
 pub struct Options {
     names: Vec<String>,
 }

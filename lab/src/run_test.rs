@@ -2,7 +2,7 @@
 
 //! Runs a test program where it belongs, in the lab or in a guest, and prints its results by kstat-results.
 
-use crate::vm::variable;
+use crate::{machine::Architecture, root, vm::variable};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
@@ -28,7 +28,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let Options { program, arguments } = options;
-    let mut list = Command::new(&program);
+    let mut list = listing(&program);
     if arguments.iter().any(|argument| argument == "--list") {
         return Ok(code(list.args(&arguments).status()?));
     }
@@ -41,15 +41,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
         return Ok(code(listed.status));
     }
     let name = name(&program);
-    if name == "rust_analyzer"
-        && Command::new("rust-analyzer")
-            .arg("--version")
-            .output()
-            .is_err()
-    {
-        println!(
-            "{name}: NOT RUN: this lab's Debian has no rust-analyzer; the lab of forky has it"
-        );
+    if let Some(reason) = cannot_run(&name) {
+        println!("{name}: NOT RUN: {reason}");
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -67,6 +60,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let with_json = ["RUSTC_BOOTSTRAP=1".as_ref(), program.as_os_str()];
     let mut command = match &place {
         Place::Lab => {
+            // Tests make systems of the kernel's architecture.
+            if Architecture::of_kernel() != Architecture::host() {
+                root::register(Architecture::of_kernel())?;
+            }
             let mut env = Command::new("env");
             env.args(with_json);
             env
@@ -105,14 +102,54 @@ pub fn run(options: Options) -> Result<ExitCode> {
         .env("KSTAT_SEED", seed)
         .stdout(Stdio::piped());
     let mut tests = command.spawn().with_context(|| format!("running {name}"))?;
+    let list = listing(&program);
     let results =
         Command::new(Path::new(&variable("CARGO_TARGET_DIR")).join("debug/kstat-results"))
-            .arg(&program)
+            .arg(list.get_program())
+            .args(list.get_args())
             .stdin(tests.stdout.take().context("the pipe from the tests")?)
             .status()
             .context("running kstat-results")?;
     let tests = tests.wait()?;
     Ok(code(if tests.success() { results } else { tests }))
+}
+
+/// Returns why a program cannot run in this lab.
+fn cannot_run(name: &str) -> Option<&'static str> {
+    let has_rust_analyzer = || {
+        Command::new("rust-analyzer")
+            .arg("--version")
+            .output()
+            .is_ok()
+    };
+    match name {
+        "rust_analyzer" if !has_rust_analyzer() => {
+            Some("this lab's Debian has no rust-analyzer; the lab of forky has it")
+        }
+        "make_install" if Architecture::host() != Architecture::Amd64 => {
+            Some("user-mode Linux, whose modules it installs, is for amd64")
+        }
+        _ => None,
+    }
+}
+
+/// Returns a command that runs a test program in the lab. One of another architecture is emulated; it can list its
+/// tests, but not run them.
+fn listing(program: &Path) -> Command {
+    let architecture = Architecture::of_kernel();
+    let foreign = program
+        .components()
+        .any(|folder| folder.as_os_str() == architecture.rust());
+    if !foreign {
+        return Command::new(program);
+    }
+    let emulator = match architecture {
+        Architecture::Amd64 => "qemu-x86_64",
+        Architecture::Arm64 => "qemu-aarch64",
+    };
+    let mut command = Command::new(emulator);
+    command.arg("-L").arg(variable("KSTAT_ROOT")).arg(program);
+    command
 }
 
 fn code(status: std::process::ExitStatus) -> ExitCode {

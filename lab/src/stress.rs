@@ -29,7 +29,7 @@ const LEAST: [(&str, u64); 4] = [
 /// times, and how many reports the kernels made. A report is a failure. KSTAT_STRESS=10 multiplies the repetitions by
 /// 10.
 #[derive(Args)]
-#[command(override_usage = "scripts/stress [TEST]...")]
+#[command(override_usage = "make stress TESTS=TEST")]
 pub struct Options {
     /// Runs only the tests whose full names contain one of these
     tests: Vec<String>,

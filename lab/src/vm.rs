@@ -7,7 +7,7 @@ use crate::{
     command::build_modules,
     console::{self, Console},
     kernel::Custom,
-    machine::{Accelerator, Ended, Machine, Qemu, UserMode},
+    machine::{Accelerator, Architecture, Ended, Machine, Qemu, UserMode},
 };
 use anyhow::{bail, ensure, Context, Result};
 use clap::Args;
@@ -43,7 +43,7 @@ pub const FAILED: u8 = 125;
 ///
 /// These variables are read: KSTAT_KERNEL, the default of -k; KSTAT_APPEND, added to the kernel's command line;
 /// KSTAT_ACCEL, which is kvm, tcg, or icount (TCG that counts instructions), by default kvm if that works, or else
-/// tcg; KSTAT_COVERAGE, which if set has the guest record the code of the module that runs (see scripts/coverage).
+/// tcg; KSTAT_COVERAGE, which if set has the guest record the code of the module that runs (see make coverage).
 #[derive(Args)]
 #[command(override_usage = "scripts/vm [OPTIONS] [-- COMMAND [ARGUMENT]...]")]
 pub struct Options {
@@ -96,8 +96,9 @@ struct Kernel {
     /// What `make` takes as KDIR=, if kstat is to be built.
     tree: Option<PathBuf>,
     custom: Option<Custom>,
+    architecture: Architecture,
     /// Arguments of make for this kernel's modules.
-    make: Vec<&'static str>,
+    make: Vec<String>,
     /// Put in front of KSTAT_APPEND.
     append: Vec<&'static str>,
 }
@@ -109,6 +110,7 @@ impl Kernel {
             image: PathBuf::new(),
             tree: None,
             custom: None,
+            architecture: Architecture::host(),
             make: Vec::new(),
             append: Vec::new(),
         };
@@ -131,17 +133,22 @@ impl Kernel {
             kernel.name = release()?;
             kernel.image = format!("/lib/modules/{}/vmlinuz", kernel.name).into();
             kernel.tree = Some(stock_tree(&kernel.name)?);
+            kernel.architecture = Architecture::of_kernel();
+            if kernel.is_foreign() {
+                let gnu = kernel.architecture.gnu();
+                kernel.make.push(format!("CROSS_COMPILE={gnu}-"));
+            }
             return Ok(kernel);
         };
         let tree = custom.folder()?;
         kernel.custom = Some(custom);
-        kernel.make.push(custom.flags());
+        kernel.make.push(custom.flags().to_owned());
         if custom == Custom::Uml {
             kernel.image = tree.join("linux");
             // As -mcmodel=large for C: modules are loaded far from the kernel.
             kernel
                 .make
-                .push("KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large");
+                .push("KRUSTFLAGS=-Crelocation-model=static -Ccode-model=large".to_owned());
         } else {
             kernel.image = tree.join("arch/x86/boot/bzImage");
             kernel.append = vec![
@@ -163,6 +170,11 @@ impl Kernel {
         }
         kernel.tree = Some(tree);
         Ok(kernel)
+    }
+
+    /// Returns whether this kernel runs on another architecture than the lab.
+    fn is_foreign(&self) -> bool {
+        self.architecture != Architecture::host()
     }
 
     fn is_user_mode(&self) -> bool {
@@ -190,10 +202,12 @@ impl Kernel {
             .arg(join("MO=", folder))
             .args(&self.make);
         if let Some(coverage) = coverage {
+            // Without inlining, no copy of a function is left that nothing calls.
             make.args([
                 "KCFLAGS=-fsanitize-coverage=trace-pc -g",
                 "KRUSTFLAGS=-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
-                 -Cllvm-args=-sanitizer-coverage-trace-pc -Cdebuginfo=2",
+                 -Cllvm-args=-sanitizer-coverage-trace-pc -Zinline-llvm=no -Zinline-mir=no \
+                 -Cdebuginfo=2",
             ]);
             make.arg(join(
                 "KBUILD_EXTRA_SYMBOLS=",
@@ -272,6 +286,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
         !options.gdb || (!kernel.is_user_mode() && kernel.tree.is_some()),
         "--gdb is for kernels of scripts/lab, kasan and kcsan"
     );
+    ensure!(
+        !options.gdb || !kernel.is_foreign(),
+        "--gdb is for kernels of this machine's architecture"
+    );
 
     let coverage = !variable("KSTAT_COVERAGE").is_empty();
     let suffix = match (coverage, options.gdb) {
@@ -287,14 +305,22 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let accelerator = if kernel.is_user_mode() {
         None
     } else {
-        Some(Accelerator::choose()?)
+        Some(Accelerator::choose(kernel.architecture)?)
     };
 
     // The guest's mounts end with this process. They are not in the temporary folder, whose removal would remove
     // the files of a system that is mounted in it.
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
     let root = Path::new("/run/guest");
-    make_root(root, options.root.as_deref())?;
+    let foreign = PathBuf::from(variable("KSTAT_ROOT"));
+    let system = options.root.as_deref();
+    make_root(
+        root,
+        system.or(kernel.is_foreign().then_some(foreign.as_path())),
+    )?;
+    if system.is_none() && kernel.is_foreign() {
+        bind(Path::new("/usr/lib/modules"), &root.join("usr/lib/modules"))?;
+    }
     let run = tempfile::Builder::new()
         .prefix("vm.")
         .tempdir_in("/run")
@@ -369,6 +395,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             }
             let boot = || {
                 machine.run(Qemu {
+                    architecture: kernel.architecture,
                     image: &kernel.image,
                     accelerator,
                     gdb: gdb.clone(),

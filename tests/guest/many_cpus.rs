@@ -12,6 +12,7 @@ use kstat_tests::{
         module::Kstat,
         nft::HookPoint,
     },
+    scale::times,
 };
 use std::{
     fs::OpenOptions,
@@ -19,7 +20,7 @@ use std::{
     thread,
 };
 
-/// The packets that each CPU sends. Four CPUs send 1,000,016, so that nout reaches the largest N
+/// The packets that each CPU sends; KSTAT_STRESS multiplies them. Four CPUs send 1,000,016, so that nout reaches the largest N
 /// below, 1,000,003.
 const PACKETS_PER_CPU: u64 = 250_004;
 
@@ -29,7 +30,8 @@ const PACKETS_PER_CPU: u64 = 250_004;
 fn assert_exact_count(n: u64) {
     let lock = KernelLock::take();
     let cpus = cpu::count();
-    let packets = PACKETS_PER_CPU * cpus as u64;
+    let each = times(PACKETS_PER_CPU);
+    let packets = each * cpus as u64;
     let _kstat = Kstat::started(&lock, &format!("counter={n}"));
     let host = Host::new(&lock);
     let nft = host.nft(HookPoint::Output);
@@ -68,7 +70,7 @@ fn assert_exact_count(n: u64) {
 
                 scope.spawn(move || {
                     cpu::stay_on(cpu);
-                    host.send_tcp_at_once(PACKETS_PER_CPU);
+                    host.send_tcp_at_once(each);
                 })
             })
             .collect();

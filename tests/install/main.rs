@@ -5,7 +5,7 @@
 //! `make test-install` runs these tests in the lab.
 
 use kstat_tests::{
-    lab::{chroot::Chroot, project},
+    lab::{architecture, chroot::Chroot, project},
     tool::{run, Outcome},
 };
 use std::{collections::BTreeSet, fs};
@@ -22,11 +22,16 @@ const COUNT: &str = r#"
     echo "nout $(cat /proc/kstat/nout), nft $(nft list table inet seen | sed -n 's/.*packets \([0-9]*\).*/\1/p')"
 "#;
 
-/// The documented commands to install the package, and to install a kernel with Rust. lab/src/lint.rs
+/// The documented commands to install the package, and to install a kernel with Rust, here for amd64. lab/src/lint.rs
 /// compares them with the documentation.
 const INSTALL: &str = "cd /root; apt-get -qy install ./build/deb/kstat-dkms*.deb";
 const UPGRADE: &str =
     "apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64";
+
+/// Returns commands or names of packages for amd64 as they are for this architecture.
+fn here(text: &str) -> String {
+    text.replace("amd64", &architecture())
+}
 
 /// The exit status of apt-get if it fails.
 const APT_FAILED: i32 = 100;
@@ -100,12 +105,13 @@ fn assert_purges(root: &Chroot, before: &BTreeSet<String>) {
 
 #[test]
 fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
-    let series = fs::read_to_string("/etc/kstat-lab").expect("reading the lab's kernels");
-    let series = series.lines().next().expect("an older kernel in backports");
     let root = Chroot::new("trixie", &["trixie-backports"], "");
-    root.run(&format!(
-        "release=$(apt-cache pkgnames linux-image-{series}. | sed -n 's/^linux-image-\\([0-9.]*+deb13-amd64\\)$/\\1/p' | sort -V | tail -n 1)
-        apt-get -qy install -t trixie-backports linux-image-$release linux-headers-$release"
+    // The newest release of the series before the newest one.
+    root.run(&here(
+        r"releases=$(apt-cache pkgnames linux-image- | sed -n 's/^linux-image-\([0-9.]*+deb13-amd64\)$/\1/p' | sort -V)
+        newest=$(tail -n 1 <<<$releases)
+        release=$(grep -v ^${newest%.*+*}. <<<$releases | tail -n 1)
+        apt-get -qy install -t trixie-backports linux-image-$release linux-headers-$release",
     ));
     prepare(&root);
     let before = root.unowned();
@@ -117,8 +123,8 @@ fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
 
     // Without a network, the source of the new kernel cannot be downloaded, and apt leaves packages
     // unconfigured. When dpkg configures them with a network, DKMS builds kstat for the new kernel.
-    root.run(&format!("{UPGRADE} --download-only"));
-    let outcome = root.attempt_offline(UPGRADE);
+    root.run(&here(&format!("{UPGRADE} --download-only")));
+    let outcome = root.attempt_offline(&here(UPGRADE));
     println!("{outcome:?}");
     outcome.assert_exit_code(APT_FAILED);
     assert_installed(&root, &[&older]);
@@ -179,7 +185,7 @@ fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
 
 #[test]
 fn forky_counts_and_purges() {
-    let root = Chroot::new("forky", &[], "linux-image-amd64,linux-headers-amd64");
+    let root = Chroot::new("forky", &[], &here("linux-image-amd64,linux-headers-amd64"));
     prepare(&root);
     let before = root.unowned();
     let release = root.kernels().remove(0);
@@ -192,7 +198,11 @@ fn forky_counts_and_purges() {
 
 #[test]
 fn package_on_a_kernel_without_rust_builds_nothing_and_says_why() {
-    let root = Chroot::new("trixie", &[], "linux-image-amd64,linux-headers-amd64");
+    let root = Chroot::new(
+        "trixie",
+        &[],
+        &here("linux-image-amd64,linux-headers-amd64"),
+    );
     prepare(&root);
     let before = root.unowned();
     let release = root.kernels().remove(0);
@@ -215,7 +225,7 @@ fn package_on_a_kernel_without_rust_builds_nothing_and_says_why() {
 #[test]
 fn failed_rust_tree_names_the_cause_and_leaves_no_partial_tree() {
     let root = Chroot::new("trixie", &["trixie-backports"], "");
-    root.run(UPGRADE);
+    root.run(&here(UPGRADE));
     prepare(&root);
     let release = root.kernels().remove(0);
     let make = format!("rust-tree {release}");

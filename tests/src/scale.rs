@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How often the stress tests repeat their operations, and the report of how often they did.
+//! How often tests repeat their operations, and the report of how often they did.
 
 use std::env;
 
@@ -17,7 +17,7 @@ pub fn times(default: u64) -> u64 {
     (default as f64 * factor).ceil() as u64
 }
 
-/// Prints that `operation` was done `times` times. scripts/stress adds up these lines in its table.
+/// Prints that `operation` was done `times` times. `make stress` adds up these lines in its table.
 pub fn did(times: u64, operation: &str) {
     println!("did: {times} {operation}");
 }

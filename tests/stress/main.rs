@@ -2,7 +2,7 @@
 
 //! Stress tests for debug kernels.
 //!
-//! `scripts/stress` runs this program on several kernels that detect errors, such as use after
+//! `make stress` runs this program on several kernels that detect errors, such as use after
 //! free, data races and lost memory. When such a kernel reports an error, the guest ends and the
 //! run fails.
 //!

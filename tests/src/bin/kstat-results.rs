@@ -2,8 +2,8 @@
 
 //! Prints the results of a test program so that they read as a specification.
 //!
-//! `kstat-results PROGRAM` reads the JSON events of a run of PROGRAM (libtest's `--format json`) from
-//! standard input. Each module gets a heading, the first sentence of its source file; below it stand
+//! `kstat-results [EMULATOR [ARGUMENT...]] PROGRAM` reads the JSON events of a run of PROGRAM (libtest's `--format
+//! json`) from standard input. It runs PROGRAM, by the emulator if one is named, to ask where its tests are. Each module gets a heading, the first sentence of its source file; below it stand
 //! its tests in the order of the file, with their times. The output of a test follows if the test
 //! failed, or if the run was told to `--show-output`. Other lines of the input are passed on. Meanwhile
 //! the terminal, if there is one, shows the test that runs.
@@ -33,13 +33,14 @@ struct Ended {
     output: String,
 }
 
-/// Returns where each test of `program` is defined.
-fn places(program: &str) -> HashMap<String, Place> {
-    let output = Command::new(program)
+/// Returns where each test of the program that `command` runs is defined.
+fn places(command: &[String]) -> HashMap<String, Place> {
+    let output = Command::new(&command[0])
+        .args(&command[1..])
         .args(["--list", "--format", "json", "-Zunstable-options"])
         .env("RUSTC_BOOTSTRAP", "1")
         .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
+        .unwrap_or_else(|error| panic!("{}: {error}", command[0]));
 
     String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -211,11 +212,12 @@ fn show(terminal: Option<&mut File>, name: &str) {
 }
 
 fn main() -> ExitCode {
-    let Some(program) = env::args().nth(1) else {
-        eprintln!("usage: kstat-results PROGRAM <EVENTS");
+    let command: Vec<_> = env::args().skip(1).collect();
+    let Some(program) = command.last() else {
+        eprintln!("usage: kstat-results [EMULATOR [ARGUMENT...]] PROGRAM <EVENTS");
         return ExitCode::FAILURE;
     };
-    let mut report = Report::new(program_name(&program), places(&program));
+    let mut report = Report::new(program_name(program), places(&command));
     // Standard output and error may be pipes to a log.
     let mut terminal = OpenOptions::new().write(true).open("/dev/tty").ok();
 

@@ -4,7 +4,7 @@
 //! packages and which it boots in a guest.
 
 use crate::{
-    lab::{project, unshare_mounts, vm},
+    lab::{architecture, project, unshare_mounts, vm},
     tool::Outcome,
     unless_panicking,
 };
@@ -45,7 +45,13 @@ impl Chroot {
         println!("making a system of {suite}");
         Outcome::of(
             Command::new("mmdebstrap")
-                .args(["--variant=apt", "--mode=root", "--quiet"])
+                .args([
+                    "--variant=apt",
+                    "--mode=root",
+                    "--quiet",
+                    "--skip=check/qemu",
+                ])
+                .arg(format!("--architectures={}", architecture()))
                 .arg("--aptopt=/etc/apt/apt.conf.d/99mmdebstrap")
                 .arg(format!("--include={COMMON},{packages}"))
                 .arg(suite)

@@ -4,6 +4,7 @@
 
 use crate::tool::Outcome;
 use std::{
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,6 +18,11 @@ pub fn project() -> PathBuf {
         .parent()
         .expect("tests/ has a parent folder")
         .to_owned()
+}
+
+/// Returns Debian's name for the architecture of the lab's kernel.
+pub fn architecture() -> String {
+    env::var("KSTAT_ARCH").expect("KSTAT_ARCH, which scripts/lab sets")
 }
 
 /// Returns a command that runs a program, its further arguments, in a mount namespace of its own. Other
