@@ -69,8 +69,9 @@ demo:
 # PUBLISH=1 puts the results of KERNELS=all into docs/tested-kernels and README.md.
 .PHONY: test
 test:
+	@$(if $(PUBLISH),$(if $(TESTS)$(filter-out all,$(or $(KERNELS),none)),$(error PUBLISH=1 is for whole runs: type 'make test KERNELS=all PUBLISH=1')))
 	@scripts/test $(KERNELS) $(if $(TESTS),-- $(TESTS))
-	@$(if $(PUBLISH),scripts/lab -w lab/program tested)
+	@$(if $(PUBLISH),scripts/lab lab/program tested && cp build/tested/README.md . && cp build/tested/tested-kernels docs/)
 
 .PHONY: coverage
 coverage:
@@ -159,6 +160,7 @@ help:
 	@echo 'make uninstall     remove what make install installed; needs root'
 	@echo 'make demo          show kstat at work in a guest with a stock Debian kernel; less than a minute'
 	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
+	@echo '                   KERNELS=new tries the kernels that docs/tested-kernels lacks; demo, bench and test-install take KERNEL=NAME'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make coverage      list the lines of the module that no test reaches; 40 minutes'
@@ -170,7 +172,7 @@ help:
 	@echo 'make clean         remove what make built beside the sources'
 	@echo 'make distclean     remove also build/, the labs, the kernels and the caches, and say how much that freed'
 	@echo
-	@echo 'demo, test, test-install, stress, bench, check and deb run in the lab, a Debian system in ~/.cache/kstat. The first'
+	@echo 'demo, test, test-install, stress, coverage, mutants, bench, check and deb run in the lab, a Debian system in ~/.cache/kstat. The first'
 	@echo 'of them makes the lab: a few minutes, 2.6 GB, and a network, but no root. The first make stress also builds its two'
 	@echo 'kernels (22 minutes, 5 GB); the first make test and make bench build user-mode Linux (6 minutes).'
 	@echo 'Times are those of 2 CPUs without KVM.'

@@ -91,7 +91,7 @@ void __percpu *shim_alloc_percpu(size_t size, size_t align)
 	return __alloc_percpu(size, align);
 }
 
-/* Adds one to this CPU's part, or, after a migration, atomically to that of another CPU. */
+/* Adds one to this CPU's part. The addition is atomic, as the task may migrate before it. */
 void shim_raw_cpu_inc(atomic64_t __percpu *counter)
 {
 	atomic64_inc(raw_cpu_ptr(counter));

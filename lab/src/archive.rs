@@ -16,7 +16,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-/// The suites of which kernels are tested, and the one in which new kernels appear first.
+/// The suites whose kernels are tested, and experimental, where new series appear first.
 const SUITES: [&str; 4] = ["trixie-backports", "forky", "sid", EXPERIMENTAL];
 const EXPERIMENTAL: &str = "experimental";
 
@@ -41,7 +41,7 @@ struct Kernel {
     version: String,
 }
 
-/// Lists the kernels in the Debian archive that are built with CONFIG_RUST: the newest of each flavour in
+/// Lists the kernels in the Debian archive that are built with CONFIG_RUST: the newest generic, cloud and rt kernels of
 /// trixie-backports, forky and sid, and older series in trixie-backports. Prints a line for each: the name that
 /// scripts/lab takes, the release, and the version of the package. Needs a network.
 #[derive(Args)]
@@ -65,6 +65,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
             for kernel in &kernels {
                 if (!options.new || is_new(kernel, &tested)) && archive.has_rust(kernel)? {
                     let name = name(kernel, &kernels);
+                    mark_outdated(&name, &kernel.release)?;
                     println!("{name} {} {}", kernel.release, kernel.version);
                     count += 1;
                 }
@@ -77,6 +78,25 @@ pub fn run(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Has scripts/lab install a kernel again if the lab has another release of it. The files of a kernel cannot be removed
+/// here, as they may be those of this lab.
+fn mark_outdated(name: &str, release: &str) -> Result<()> {
+    let cache = Path::new(&variable("XDG_CACHE_HOME")).join("kstat");
+    for entry in fs::read_dir(cache)? {
+        let layer = entry?;
+        let file = layer.file_name();
+        let key = file
+            .to_str()
+            .and_then(|file| file.strip_prefix(&format!("stock-{name}-")));
+        // A key has 12 digits; what follows may also be a flavour.
+        let is_layer = key.is_some_and(|key| key.len() == 12);
+        if is_layer && !layer.path().join("usr/lib/modules").join(release).exists() {
+            fs::write(layer.path().join("outdated"), "")?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether a kernel is not among those that were tested, or, as a release candidate, of a series that is not.
 fn is_new(kernel: &Kernel, tested: &str) -> bool {
     if kernel.suite == EXPERIMENTAL {
@@ -85,7 +105,7 @@ fn is_new(kernel: &Kernel, tested: &str) -> bool {
     !tested.contains(&format!(": {},", kernel.release))
 }
 
-/// Returns the name of a kernel that scripts/lab takes. `all` are those of the suite and architecture. The newest series
+/// Returns the name of a kernel that scripts/lab takes. `all` has the kernels of the suite and architecture. The newest series
 /// is named by the suite.
 fn name(kernel: &Kernel, all: &[Kernel]) -> String {
     let newest = all.iter().map(|other| other.series).max();
@@ -120,21 +140,23 @@ fn headers(suite: &'static str, architecture: &'static str, list: &str) -> Vec<K
         let Some(release) = package.strip_prefix("linux-headers-") else {
             continue;
         };
-        // For example 7.3.4+deb13-cloud-amd64.
-        let Some((numbers, rest)) = release.split_once('-') else {
+        // For example 7.3.4+deb13-cloud-amd64, or 7.4-rc1-amd64.
+        let Some(rest) = release.strip_suffix(architecture) else {
             continue;
         };
-        let mut parts = numbers.split('.').map(str::parse::<u32>);
+        let rest = rest.trim_end_matches('-');
+        let (numbers, flavour) = match rest.rsplit_once('-') {
+            Some((numbers, flavour @ ("cloud" | "rt"))) => (numbers, flavour),
+            _ => (rest, ""),
+        };
+        let mut parts = numbers.split(['.', '-', '+']).map(str::parse::<u32>);
         let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let Some(flavour) = rest.strip_suffix(architecture) else {
             continue;
         };
         kernels.push(Kernel {
             suite,
             series: (major, minor),
-            flavour: flavour.trim_end_matches('-').to_owned(),
+            flavour: flavour.to_owned(),
             architecture,
             release: release.to_owned(),
             version: version.to_owned(),
@@ -333,6 +355,7 @@ mod tests {
         assert!(is_new("trixie-backports", "7.3.5+deb13-amd64"));
         assert!(!is_new(EXPERIMENTAL, "7.3-amd64"));
         assert!(is_new(EXPERIMENTAL, "7.4-amd64"));
+        assert!(is_new(EXPERIMENTAL, "7.4-rc1-rt-amd64"));
     }
 
     #[test]

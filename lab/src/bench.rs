@@ -10,7 +10,7 @@ use crate::{
     machine::Architecture,
     vm::{project, release, stock_tree, variable},
 };
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -24,6 +24,16 @@ use std::{
 /// performance.md.
 pub fn run() -> Result<ExitCode> {
     let architecture = Architecture::of_kernel();
+    ensure!(
+        Architecture::host() == Architecture::Amd64,
+        "the benchmark builds user-mode Linux, which is for amd64: run it on an amd64 machine"
+    );
+    let lab = variable("KSTAT_LAB");
+    let base = base_name(&lab);
+    ensure!(
+        lab == base || lab == format!("{base}-arm64"),
+        "docs/performance.md has no table for {lab}: name a generic kernel, such as trixie-backports-arm64"
+    );
     let emulated = architecture != Architecture::host();
     let folder = project().join("build/bench");
     let target = PathBuf::from(variable("CARGO_TARGET_DIR"));
@@ -66,13 +76,7 @@ pub fn run() -> Result<ExitCode> {
         };
         bench.measure("icount", &stock, &["-s", "1"], &icount)?;
         let report = target.join("debug/kstat-bench");
-        let name = base_name(&variable("KSTAT_LAB"));
-        return bench.report(
-            &report,
-            &["--instructions"],
-            &folder,
-            &format!("{name}-{}", architecture.debian()),
-        );
+        return bench.report(&report, &["--instructions"], &folder, &lab);
     }
     let uml = Custom::Uml;
     let uml = module(&folder.join("uml"), &uml.folder()?, &[uml.flags()])?;

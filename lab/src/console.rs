@@ -114,10 +114,16 @@ impl Report {
     }
 }
 
-/// Returns whether a guest died while it booted, because a CPU executed an instruction that the kernel was
-/// patching. That is a fault of QEMU's TCG (docs/design.md): no code of this project had run yet.
-pub fn boot_failed_by_emulation(console: &str) -> bool {
-    console.contains("Oops: int3") && !console.contains("Run /mnt/init")
+/// Returns whether a guest's kernel has started init, and so the first code of this project.
+pub fn has_booted(console: &[u8]) -> bool {
+    String::from_utf8_lossy(console).contains("Run /mnt/init")
+}
+
+/// Returns whether a guest failed before init because of a fault of QEMU's TCG (docs/design.md): it hung, which is
+/// `timed_out`, or a CPU executed an instruction that the kernel was patching.
+pub fn boot_failed_by_emulation(console: &[u8], timed_out: bool) -> bool {
+    let patched = || String::from_utf8_lossy(console).contains("Oops: int3");
+    !has_booted(console) && (timed_out || patched())
 }
 
 /// Returns whether the kernel reports a fault with `line`.
@@ -176,14 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn only_an_int3_oops_before_init_is_a_failed_boot() {
+    fn only_an_int3_oops_or_a_hang_before_init_is_a_failed_boot() {
         let died = recorded!("boot-int3").text;
-        assert!(boot_failed_by_emulation(&died));
-        assert!(!boot_failed_by_emulation(&format!(
-            "Run /mnt/init as init process\n{died}"
-        )));
-        assert!(!boot_failed_by_emulation(&recorded!("hang").text));
-        assert!(!boot_failed_by_emulation(&recorded!("kasan").text));
+        assert!(boot_failed_by_emulation(died.as_bytes(), false));
+        let later = format!("Run /mnt/init as init process\n{died}");
+        assert!(!boot_failed_by_emulation(later.as_bytes(), false));
+        assert!(boot_failed_by_emulation(b"smp: Brought up 1 node", true));
+        let hang = recorded!("hang").text;
+        assert!(!boot_failed_by_emulation(hang.as_bytes(), true));
+        let kasan = recorded!("kasan").text;
+        assert!(!boot_failed_by_emulation(kasan.as_bytes(), false));
     }
 
     #[test]

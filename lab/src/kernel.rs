@@ -89,7 +89,7 @@ impl Custom {
     pub fn folder(self) -> Result<PathBuf> {
         ensure!(
             Architecture::host() == Architecture::Amd64,
-            "the kernels kasan, kcsan and uml can be built on amd64 only: use a stock kernel"
+            "kasan, kcsan and uml are built on amd64 machines only: leave out KSTAT_KERNEL= and -k, or use such a machine"
         );
         let cache = Path::new(&variable("XDG_CACHE_HOME")).join("kstat");
         let tree = cache.join(format!(
@@ -148,7 +148,7 @@ impl Custom {
 /// Returns the name of the lab's kernel without flavour and architecture. All flavours of a kernel have one source.
 pub fn base_name(kernel: &str) -> String {
     let mut name = kernel;
-    for end in ["-amd64", "-arm64", "-cloud", "-rt", "-16k"] {
+    for end in ["-amd64", "-arm64", "-cloud", "-rt"] {
         name = name.strip_suffix(end).unwrap_or(name);
     }
     name.to_owned()

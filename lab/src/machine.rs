@@ -3,7 +3,7 @@
 //! Starts a virtual machine, and connects its ports to this process: the console, and the command's standard
 //! output, standard error and exit status.
 
-use crate::{terminal, vm::variable};
+use crate::{console, terminal, vm::variable};
 use anyhow::{bail, Context, Result};
 use nix::{
     fcntl::{fcntl, FcntlArg, FdFlag},
@@ -14,13 +14,17 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Read, Write},
+    mem,
     os::{
         fd::{AsFd, AsRawFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        mpsc::{self, RecvTimeoutError},
+        Arc, Mutex,
+    },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -51,7 +55,7 @@ impl Architecture {
         }
     }
 
-    /// Returns Debian's name.
+    /// Returns Debian's name for this architecture.
     pub fn debian(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -67,6 +71,14 @@ impl Architecture {
         }
     }
 
+    /// Returns the program of QEMU that runs programs of this architecture.
+    pub fn qemu_user(self) -> &'static str {
+        match self {
+            Self::Amd64 => "qemu-x86_64",
+            Self::Arm64 => "qemu-aarch64",
+        }
+    }
+
     /// Returns rustc's target.
     pub fn rust(self) -> &'static str {
         match self {
@@ -79,7 +91,7 @@ impl Architecture {
     fn qemu(self) -> Command {
         let (program, machine) = match self {
             Self::Amd64 => ("qemu-system-x86_64", "q35"),
-            Self::Arm64 => ("qemu-system-aarch64", "virt,gic-version=3"),
+            Self::Arm64 => ("qemu-system-aarch64", "virt,gic-version=max"),
         };
         let mut qemu = Command::new(program);
         qemu.args(["-machine", machine]);
@@ -402,23 +414,26 @@ impl Machine<'_> {
             .with_context(|| format!("starting {}", command.get_program().to_string_lossy()));
 
         let result = machine.and_then(|machine| {
+            let kept = Arc::new(Mutex::new(Vec::new()));
+            let status_kept = Arc::new(Mutex::new(Vec::new()));
             let console = if self.show_console {
-                copy(console, unbuffered(&io::stderr())?, true)
+                copy(console, unbuffered(&io::stderr())?, Some(kept.clone()))
             } else {
-                copy(console, io::sink(), true)
+                copy(console, io::sink(), Some(kept.clone()))
             };
-            let out = copy(out, unbuffered(&io::stdout())?, false);
-            let err = copy(err, unbuffered(&io::stderr())?, false);
-            let status = copy(status, io::sink(), true);
-            let (machine, timed_out) = self.wait(machine)?;
-            let end = |thread: JoinHandle<Vec<u8>>| thread.join().expect("a reader of a port");
-            end(out);
-            end(err);
+            let out = copy(out, unbuffered(&io::stdout())?, None);
+            let err = copy(err, unbuffered(&io::stderr())?, None);
+            let status = copy(status, io::sink(), Some(status_kept.clone()));
+            let (machine, timed_out) = self.wait(machine, &kept)?;
+            for thread in [console, out, err, status] {
+                thread.join().expect("a reader of a port");
+            }
+            let taken = |kept: &Kept| mem::take(&mut *kept.lock().expect("what a port wrote"));
             Ok(Ended {
                 machine,
                 messages: fs::read_to_string(&messages)?,
-                console: end(console),
-                status: String::from_utf8_lossy(&end(status)).into_owned(),
+                console: taken(&kept),
+                status: String::from_utf8_lossy(&taken(&status_kept)).into_owned(),
                 timed_out,
             })
         });
@@ -431,15 +446,22 @@ impl Machine<'_> {
     }
 
     /// Waits for the end of `machine`. Ends it at the limit, which is then returned as well.
-    fn wait(&self, mut machine: Child) -> Result<(ExitStatus, Option<Duration>)> {
+    fn wait(&self, mut machine: Child, console: &Kept) -> Result<(ExitStatus, Option<Duration>)> {
         let pid = Pid::from_raw(machine.id().try_into()?);
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(machine.wait()));
         let Some(limit) = self.limit else {
             return Ok((ended.recv()??, None));
         };
+        // An emulated guest has hung while it booted (docs/design.md). The limit for its command may be much longer.
+        let boot = limit.min(Duration::from_secs(300));
+        let limit = match ended.recv_timeout(boot) {
+            Ok(status) => return Ok((status?, None)),
+            Err(_) if console::has_booted(&console.lock().expect("the console")) => limit,
+            Err(_) => boot,
+        };
         for (time, signal) in [
-            (limit, Signal::SIGTERM),
+            (limit - boot, Signal::SIGTERM),
             (Duration::from_secs(5), Signal::SIGKILL),
         ] {
             match ended.recv_timeout(time) {
@@ -453,26 +475,29 @@ impl Machine<'_> {
     }
 }
 
-/// Copies what arrives at `port` to `output`, in a thread, and returns it if `keep` is set.
+/// What a port wrote so far.
+type Kept = Arc<Mutex<Vec<u8>>>;
+
+/// Copies what arrives at `port` to `output`, and to `kept`, in a thread.
 ///
 /// [`io::copy`] would call splice(2), which holds the lock of a pipe while it waits for data, so that no other
 /// process could write to the pipe.
 fn copy(
     mut port: UnixStream,
     mut output: impl Write + Send + 'static,
-    keep: bool,
-) -> JoinHandle<Vec<u8>> {
+    kept: Option<Kept>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
-        let mut kept = Vec::new();
         let mut buffer = [0; 65536];
         while let Ok(length @ 1..) = port.read(&mut buffer) {
             // If the output was closed, the guest goes on nevertheless.
             let _ = output.write_all(&buffer[..length]);
-            if keep {
-                kept.extend(&buffer[..length]);
+            if let Some(kept) = &kept {
+                kept.lock()
+                    .expect("what a port wrote")
+                    .extend(&buffer[..length]);
             }
         }
-        kept
     })
 }
 

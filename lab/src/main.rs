@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The programs of the lab that are more than a few lines of shell. `scripts/vm` and other scripts build this
-//! program in the lab, and run it there.
+//! The programs of the lab that are more than a few lines of shell. `lab/program` builds this
+//! program in the lab, and runs it there.
 
 mod archive;
 mod bench;
@@ -44,7 +44,7 @@ enum Command {
     Test(test::Options),
     /// Tries a kernel that has not been tested
     Try,
-    /// Writes the table of tested kernels in README.md
+    /// Writes README.md with the table of tested kernels to build/tested
     Tested,
     Stress(stress::Options),
     /// Lists the lines of the module's code that no test reaches

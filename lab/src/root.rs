@@ -53,9 +53,12 @@ pub fn run(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has the kernel run programs of an architecture by qemu-user, in this user namespace only.
+/// Has the kernel run programs of an architecture by qemu-user, in this user namespace only. May be called again.
 pub fn register(architecture: Architecture) -> Result<()> {
     let folder = Path::new("/run/binfmt");
+    if folder.join(architecture.qemu_user()).exists() {
+        return Ok(());
+    }
     fs::create_dir_all(folder)?;
     mount(
         Some("binfmt_misc"),
@@ -65,8 +68,8 @@ pub fn register(architecture: Architecture) -> Result<()> {
         None::<&str>,
     )
     .context(
-        "mounting binfmt_misc in a user namespace, which Linux 6.7 and later allow if they have CONFIG_BINFMT_MISC \
-         ('modprobe binfmt_misc' as root loads it)",
+        "this kernel mounts no binfmt_misc in a user namespace: boot Linux 6.7 or later, and run 'modprobe \
+         binfmt_misc' as root",
     )?;
     fs::write(folder.join("register"), registration(architecture)).context("registering qemu-user")
 }
@@ -75,10 +78,11 @@ pub fn register(architecture: Architecture) -> Result<()> {
 /// a mask. The header is of a 64-bit file, little endian, of any ABI, executable or shared. F opens the interpreter at
 /// once, as the new root does not have it.
 fn registration(architecture: Architecture) -> String {
-    let (machine, qemu) = match architecture {
-        Architecture::Amd64 => (r"\x3e\x00", "qemu-x86_64"),
-        Architecture::Arm64 => (r"\xb7\x00", "qemu-aarch64"),
+    let machine = match architecture {
+        Architecture::Amd64 => r"\x3e\x00",
+        Architecture::Arm64 => r"\xb7\x00",
     };
+    let qemu = architecture.qemu_user();
     let magic = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00";
     let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
     format!(":{qemu}:M::{magic}{machine}:{mask}:/usr/bin/{qemu}:F")

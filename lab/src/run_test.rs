@@ -143,11 +143,7 @@ fn listing(program: &Path) -> Command {
     if !foreign {
         return Command::new(program);
     }
-    let emulator = match architecture {
-        Architecture::Amd64 => "qemu-x86_64",
-        Architecture::Arm64 => "qemu-aarch64",
-    };
-    let mut command = Command::new(emulator);
+    let mut command = Command::new(architecture.qemu_user());
     command.arg("-L").arg(variable("KSTAT_ROOT")).arg(program);
     command
 }

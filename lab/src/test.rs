@@ -6,12 +6,12 @@ use crate::{
     command::{read_lines, succeed},
     kernel::Custom,
     machine::Architecture,
-    vm::{project, variable},
+    vm::{project, release, variable},
 };
 use anyhow::{Context, Result};
 use clap::Args;
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
     process::{Command, ExitCode},
 };
@@ -76,13 +76,6 @@ pub fn run(options: Options) -> Result<ExitCode> {
         write_result(&format!("{}: failed: {name}", variable("KSTAT_LAB")))?;
     }
     Ok(ExitCode::from(failure.is_some() as u8))
-}
-
-/// Returns the release of the lab's kernel, as in 'uname -r'.
-fn release() -> Result<String> {
-    let mut folders = fs::read_dir("/lib/modules")?;
-    let folder = folders.next().context("the lab has no kernel")??;
-    Ok(folder.file_name().to_string_lossy().into_owned())
 }
 
 /// Returns how a line of results begins: with the name of the lab's kernel, its release, and the version of rustc.

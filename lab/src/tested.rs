@@ -3,13 +3,13 @@
 //! The kernels on which all tests passed: docs/tested-kernels has the last lines of the run, and README.md a table.
 
 use crate::vm::project;
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::{fs, process::ExitCode};
 
 /// How the table begins.
 const HEAD: &str = "| Debian | Linux | amd64 | arm64 |\n| --- | --- | --- | --- |\n";
 
-/// Writes docs/tested-kernels and the table in README.md from build/results.
+/// Writes docs/tested-kernels, and README.md with its table, to build/tested, from build/results.
 pub fn run() -> Result<ExitCode> {
     let results = fs::read_to_string(project().join("build/results"))
         .context("reading build/results, which 'make test KERNELS=all' writes")?;
@@ -17,8 +17,10 @@ pub fn run() -> Result<ExitCode> {
     let readme = project().join("README.md");
     let text = fs::read_to_string(&readme)?;
     let old = table_in(&text).context("README.md has no table of tested kernels")?;
-    fs::write(&readme, text.replace(old, &table))?;
-    fs::write(project().join("docs/tested-kernels"), results)?;
+    let folder = project().join("build/tested");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("README.md"), text.replace(old, &table))?;
+    fs::write(folder.join("tested-kernels"), results)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -45,14 +47,13 @@ pub fn table(results: &str) -> Result<String> {
         let (flavour, architecture) = match words[..] {
             [_, architecture] => ("generic", architecture),
             [_, flavour, architecture] => (flavour, architecture),
-            _ => continue,
+            _ => bail!("a release with an unknown form: {line}"),
         };
-        // Older series are in trixie-backports.
-        let suite = match name.split(['-']).next() {
-            Some("forky") => "forky",
-            Some("sid") => "sid",
-            _ => "trixie-backports",
-        };
+        // A name that begins with a number is an older series of trixie-backports.
+        let suite = ["forky", "sid", "experimental"]
+            .into_iter()
+            .find(|suite| name.split('-').next() == Some(*suite))
+            .unwrap_or("trixie-backports");
         let known = rows
             .iter()
             .position(|row| (row.0, row.1) == (suite, version));

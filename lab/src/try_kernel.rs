@@ -54,10 +54,15 @@ fn failure(output: &str) -> String {
             .iter()
             .find_map(|line| line.trim().strip_prefix("--> "))
     };
+    // rust-tree also prints its progress. If it failed, vm says so, and its last line has the reason.
+    let tree_failed =
+        |line: &&str| line.starts_with("vm: ") && line.ends_with("rust-tree failed: see above");
+    if lines.iter().any(tree_failed) {
+        let mut reasons = lines.iter().rev();
+        let reason = reasons.find(|line| line.starts_with("rust-tree: "));
+        return format!("no metadata: {}", reason.unwrap_or(&"see above"));
+    }
     for (index, line) in lines.iter().enumerate() {
-        if line.starts_with("rust-tree: ") && !line.contains(": waiting ") {
-            return format!("no metadata: {line}");
-        }
         if line.starts_with("error[") || line.starts_with("error: ") {
             return format!("not built: {line} ({})", after(index).unwrap_or("no place"));
         }
@@ -97,10 +102,19 @@ mod tests {
             failure(output),
             "not built: error[E0425]: cannot find function `get_net` in crate `bindings` (abstractions/netns.rs:55:9)"
         );
+        let output = "rust-tree: unpacking the source\nerror[E0425]: x\n --> a.rs:1:1\n";
+        assert_eq!(failure(output), "not built: error[E0425]: x (a.rs:1:1)");
         let output = "netfilter_shim.c:30:9: error: too few arguments to function 'nf_register'\n";
         assert!(failure(output).starts_with("not built: netfilter_shim.c:30"));
         let output = "ERROR: modpost: \"get_fs_type\" [kstat.ko] undefined!\n";
         assert!(failure(output).starts_with("not built: ERROR: modpost: \"get_fs_type\""));
+    }
+
+    #[test]
+    fn kernel_without_metadata_has_the_reason_of_rust_tree() {
+        let output =
+            "rust-tree: unpacking\nrust-tree: rustc here is old\nvm: rust-tree failed: see above\n";
+        assert_eq!(failure(output), "no metadata: rust-tree: rustc here is old");
     }
 
     #[test]

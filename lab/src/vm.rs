@@ -115,6 +115,7 @@ impl Kernel {
             append: Vec::new(),
         };
         if let Some(root) = root {
+            kernel.architecture = Architecture::of_kernel();
             kernel.image = root.join(format!("boot/vmlinuz-{name}"));
             kernel.name += "-installed";
             ensure!(
@@ -288,7 +289,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     );
     ensure!(
         !options.gdb || !kernel.is_foreign(),
-        "--gdb is for kernels of this machine's architecture"
+        "--gdb is for kernels of this machine's architecture: leave out --gdb, or name another kernel"
     );
 
     let coverage = !variable("KSTAT_COVERAGE").is_empty();
@@ -403,10 +404,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
             };
             let ended = boot()?;
             if matches!(accelerator, Accelerator::Tcg)
-                && console::boot_failed_by_emulation(&String::from_utf8_lossy(&ended.console))
+                && console::boot_failed_by_emulation(&ended.console, ended.timed_out.is_some())
             {
                 eprintln!(
-                    "vm: the kernel died while it booted, because of a fault in QEMU's emulation: booting it again"
+                    "vm: the kernel died or hung while it booted, because of a fault in QEMU's emulation: booting it again"
                 );
                 boot()?
             } else {

@@ -20,8 +20,8 @@ use std::{
     thread,
 };
 
-/// The packets that each CPU sends; KSTAT_STRESS multiplies them. Four CPUs send 1,000,016, so that nout reaches the largest N
-/// below, 1,000,003.
+/// The number of packets that each CPU sends, which KSTAT_STRESS multiplies. With a factor of 1,
+/// four CPUs send 1,000,016, so that nout reaches the largest N below, 1,000,003.
 const PACKETS_PER_CPU: u64 = 250_004;
 
 /// Sends packets on all CPUs with N = `n`, while a reader on each CPU reads nout. Asserts that each

@@ -3,10 +3,10 @@
 //! Prints the results of a test program so that they read as a specification.
 //!
 //! `kstat-results [EMULATOR [ARGUMENT...]] PROGRAM` reads the JSON events of a run of PROGRAM (libtest's `--format
-//! json`) from standard input. It runs PROGRAM, by the emulator if one is named, to ask where its tests are. Each module gets a heading, the first sentence of its source file; below it stand
-//! its tests in the order of the file, with their times. The output of a test follows if the test
-//! failed, or if the run was told to `--show-output`. Other lines of the input are passed on. Meanwhile
-//! the terminal, if there is one, shows the test that runs.
+//! json`) from standard input. It runs PROGRAM, by the emulator if one is named, to ask where its tests are. Each module
+//! gets a heading, the first sentence of its source file; below it stand its tests in the order of the file, with their
+//! times. The output of a test follows if the test failed, or if the run was told to `--show-output`. Other lines of the
+//! input are passed on. Meanwhile the terminal, if there is one, shows the test that runs.
 
 use serde_json::Value;
 use std::{
