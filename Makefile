@@ -70,6 +70,7 @@ demo:
 .PHONY: test
 test:
 	@$(if $(PUBLISH),$(if $(TESTS)$(filter-out all,$(or $(KERNELS),none)),$(error PUBLISH=1 is for whole runs: type 'make test KERNELS=all PUBLISH=1')))
+	@$(if $(and $(filter new,$(KERNELS)),$(TESTS)),$(error KERNELS=new runs no tests: leave out TESTS=))
 	@scripts/test $(KERNELS) $(if $(TESTS),-- $(TESTS))
 	@$(if $(PUBLISH),scripts/lab lab/program tested && cp build/tested/README.md . && cp build/tested/tested-kernels docs/)
 

@@ -30,10 +30,7 @@ pub fn write(folder: &Path, results: &Results) -> bool {
 /// hold.
 pub fn write_instructions(folder: &Path, results: &Results) -> bool {
     let mut text = format!("Kernel {}\n\n", kernels());
-    let columns: Vec<_> = cost::packets()
-        .map(|packet| ("icount", 1, packet.name))
-        .into_iter()
-        .collect();
+    let columns = cost::packets().map(|packet| ("icount", 1, packet.name));
     text.push_str(&cost_table(results, &columns));
     let claims = instruction_claims(results, &ARM64);
     text.push_str(CLAIMS);
@@ -204,6 +201,14 @@ impl Claim {
     }
 }
 
+fn claim(text: &'static str, measured: Option<Quartiles>, bound: Bound) -> Claim {
+    Claim {
+        text,
+        measured,
+        bound,
+    }
+}
+
 /// Returns all claims about kstat.
 fn claims(results: &Results) -> Vec<Claim> {
     let costs = |subject, packet, threads| results.costs(subject, "uml", packet, threads);
@@ -254,12 +259,6 @@ fn claims(results: &Results) -> Vec<Claim> {
         let nft = results.median_at_largest(nft, "namespaces")?;
         Some(Quartiles::exact(kstat / nft))
     };
-    let claim = |text, measured, bound| Claim {
-        text,
-        measured,
-        bound,
-    };
-
     let mut claims = vec![
         claim(
             "IPv4 TCP: cost of kstat over cost of the empty hook",
@@ -393,12 +392,6 @@ fn instruction_claims(results: &Results, bounds: &InstructionBounds) -> Vec<Clai
         let varying = samples.filter(|samples| samples.iter().any(|sample| *sample != samples[0]));
         Quartiles::exact(varying.count() as f64)
     };
-    let claim = |text, measured, bound| Claim {
-        text,
-        measured,
-        bound,
-    };
-
     vec![
         claim(
             "IPv4 TCP: instructions of kstat minus those of the empty hook",

@@ -22,8 +22,8 @@ const COUNT: &str = r#"
     echo "nout $(cat /proc/kstat/nout), nft $(nft list table inet seen | sed -n 's/.*packets \([0-9]*\).*/\1/p')"
 "#;
 
-/// The documented commands to install the package, and to install a kernel with Rust, here for amd64. lab/src/lint.rs
-/// compares them with the documentation.
+/// The documented commands to install the package, and to install a kernel with Rust, for amd64.
+/// lab/src/lint.rs compares them with the documentation.
 const INSTALL: &str = "cd /root; apt-get -qy install ./build/deb/kstat-dkms*.deb";
 const UPGRADE: &str =
     "apt-get -qy install -t trixie-backports linux-image-amd64 linux-headers-amd64";
