@@ -4,16 +4,14 @@
 
 use kstat_tests::{
     guest::{
-        background::while_repeating, exclusive::KernelLock, file, host::Host, memory,
-        module::Kstat, netns::Netns, nft::HookPoint,
+        background::while_repeating, exclusive::KernelLock, file, host::Host, module::Kstat, netns,
+        nft::HookPoint,
     },
     wait,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const NAMESPACES: usize = 200;
-/// Namespace objects that are free, but that the slab allocator may count as in use.
-const CACHED_OBJECTS: u64 = 8;
 
 #[test]
 fn each_of_200_namespaces_is_counted_exactly_and_freed_afterwards() {
@@ -21,7 +19,7 @@ fn each_of_200_namespaces_is_counted_exactly_and_freed_afterwards() {
     let kstat = Kstat::started(&lock, "counter=1");
     let other = Host::new(&lock);
     let traffic = other.traffic();
-    let before = memory::objects_of("net_namespace");
+    let before = netns::settled_count();
     // Counts before and after each write to start, so that it is odd while a write is running. Bit
     // 1 tells the last write: it is clear after a write of 1, and set after a write of 0.
     let switches = AtomicU64::new(0);
@@ -105,9 +103,5 @@ fn each_of_200_namespaces_is_counted_exactly_and_freed_afterwards() {
         nft.assert_agrees(host.nout() - nout);
     }
     drop(hosts);
-    wait::until("all namespaces were freed", || {
-        // The kernel frees the namespaces of one clean-up during the next (`net_complete_free()`).
-        drop(Netns::new());
-        memory::objects_of("net_namespace") <= before + CACHED_OBJECTS
-    });
+    netns::await_count(before);
 }
