@@ -105,8 +105,8 @@ fn is_new(kernel: &Kernel, tested: &str) -> bool {
     !tested.contains(&format!(": {},", kernel.release))
 }
 
-/// Returns the name of a kernel that scripts/lab takes. `all` has the kernels of the suite and architecture. The newest series
-/// is named by the suite.
+/// Returns the name of a kernel that scripts/lab takes. `all` has the kernels of the suite and architecture. The newest
+/// series is named by the suite.
 fn name(kernel: &Kernel, all: &[Kernel]) -> String {
     let newest = all.iter().map(|other| other.series).max();
     let mut name = if newest == Some(kernel.series) {

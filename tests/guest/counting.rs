@@ -183,7 +183,7 @@ fn connections_of_curl_and_ncat_are_counted_as_by_nftables() {
 
     std::thread::scope(|scope| {
         let listener = scope
-            // ncat 7.991 ends at once if it also gets --recv-only.
+            // With --recv-only, ncat 7.991 ends before a connection is made.
             .spawn(|| host.run(|| tool::run("ncat", &["-l", "127.0.0.1", PORT])));
         tcp::await_listener(host.net(), 4242);
         host.run(|| tool::run_with("ncat", &["--send-only", "127.0.0.1", PORT], "hello"));

@@ -92,9 +92,9 @@ pub const MIN_FOR_LEAK_CHECK: u64 = 8;
 /// then freed those that a test made and dropped since.
 #[track_caller]
 pub fn await_count(before: u64) {
-    // The memory of the last namespaces is freed when the next one is cleaned up. A kernel with
-    // PREEMPT_RT cleans up about 8 in a second, as irq_work_sync() waits for a grace period there,
-    // so a namespace in each poll would outrun it.
+    // The memory of the last namespaces is freed when the next one is cleaned up, so this makes
+    // further namespaces. With PREEMPT_RT, the kernel cleans up only about 8 in a second, because
+    // irq_work_sync() waits for a grace period. Therefore, this makes one in a second.
     const LIMIT: Duration = Duration::from_secs(120);
     const PACE: Duration = Duration::from_secs(1);
     let mut made: Option<Instant> = None;
