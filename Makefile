@@ -71,7 +71,7 @@ demo:
 test:
 	@$(if $(PUBLISH),$(if $(TESTS)$(filter-out all,$(or $(KERNELS),none)),$(error PUBLISH=1 is for whole runs: type 'make test KERNELS=all PUBLISH=1')))
 	@$(if $(and $(filter new,$(KERNELS)),$(TESTS)),$(error KERNELS=new runs no tests: leave out TESTS=))
-	@scripts/test $(KERNELS) $(if $(TESTS),-- $(TESTS))
+	@scripts/test '$(or $(KERNELS),trixie-backports)' $(if $(TESTS),-- $(TESTS))
 	@$(if $(PUBLISH),scripts/lab lab/program tested && cp build/tested/README.md . && cp build/tested/tested-kernels docs/)
 
 .PHONY: coverage
@@ -160,7 +160,7 @@ help:
 	@echo 'make install       build kstat.ko and install it where modprobe finds it, without a package; needs root'
 	@echo 'make uninstall     remove what make install installed; needs root'
 	@echo 'make demo          show kstat at work in a guest with a stock Debian kernel; less than a minute'
-	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel'
+	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel, JOBS=2 for two at a time'
 	@echo '                   KERNELS=new tries the kernels that docs/tested-kernels lacks; demo, bench and test-install take KERNEL=NAME'
 	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
