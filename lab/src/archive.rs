@@ -41,8 +41,8 @@ struct Kernel {
     version: String,
 }
 
-/// Lists the kernels in the Debian archive that are built with CONFIG_RUST: the newest generic, cloud and rt kernels of
-/// trixie-backports, forky and sid, and older series in trixie-backports. Prints a line for each: the name that
+/// Lists the kernels in the Debian archive that are built with CONFIG_RUST: the newest kernels of trixie-backports,
+/// forky and sid in all flavours, and older series in trixie-backports. Prints a line for each: the name that
 /// scripts/lab takes, the release, and the version of the package. Needs a network.
 #[derive(Args)]
 pub struct Options {
@@ -140,14 +140,18 @@ fn headers(suite: &'static str, architecture: &'static str, list: &str) -> Vec<K
         let Some(release) = package.strip_prefix("linux-headers-") else {
             continue;
         };
-        // For example 7.3.4+deb13-cloud-amd64, or 7.4-rc1-amd64.
-        let Some(rest) = release.strip_suffix(architecture) else {
+        // For example 7.3.4+deb13-cloud-amd64, 7.3.4+deb13-arm64-16k, or 7.4-rc1-amd64.
+        let (rest, pages) = match release.strip_suffix("-16k") {
+            Some(rest) => (rest, "16k"),
+            None => (release, ""),
+        };
+        let Some(rest) = rest.strip_suffix(architecture) else {
             continue;
         };
         let rest = rest.trim_end_matches('-');
         let (numbers, flavour) = match rest.rsplit_once('-') {
             Some((numbers, flavour @ ("cloud" | "rt"))) => (numbers, flavour),
-            _ => (rest, ""),
+            _ => (rest, pages),
         };
         let mut parts = numbers.split(['.', '-', '+']).map(str::parse::<u32>);
         let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
@@ -360,12 +364,13 @@ mod tests {
 
     #[test]
     fn kernel_of_arm64_has_the_architecture_in_its_name() {
-        let list = LIST.replace("amd64", "arm64");
+        let list = LIST.replace("amd64", "arm64")
+            + "\nPackage: linux-headers-7.3.4+deb13-arm64-16k\nVersion: 7.3.4-1~bpo13+1\n";
         let kernels = newest(headers("forky", "arm64", &list));
         let names: Vec<_> = kernels
             .iter()
             .map(|kernel| name(kernel, &kernels))
             .collect();
-        assert_eq!(names, ["forky-arm64", "forky-cloud-arm64"]);
+        assert_eq!(names, ["forky-arm64", "forky-16k-arm64", "forky-cloud-arm64"]);
     }
 }

@@ -148,7 +148,7 @@ impl Custom {
 /// Returns the name of the lab's kernel without flavour and architecture. All flavours of a kernel have one source.
 pub fn base_name(kernel: &str) -> String {
     let mut name = kernel;
-    for end in ["-amd64", "-arm64", "-cloud", "-rt"] {
+    for end in ["-amd64", "-arm64", "-cloud", "-rt", "-16k"] {
         name = name.strip_suffix(end).unwrap_or(name);
     }
     name.to_owned()

@@ -40,12 +40,13 @@ pub fn table(results: &str) -> Result<String> {
             line.ends_with(" passed, 0 failed"),
             "not all tests passed: {line}"
         );
-        // For example 7.3.4+deb13-cloud-amd64.
+        // For example 7.3.4+deb13-cloud-amd64, or 7.3.4+deb13-arm64-16k.
         let (version, rest) = rest.split_once('+').context("no release")?;
         let release = rest.split(',').next().unwrap_or_default();
         let words: Vec<_> = release.split('-').collect();
         let (flavour, architecture) = match words[..] {
             [_, architecture] => ("generic", architecture),
+            [_, architecture, "16k"] => ("16k", architecture),
             [_, flavour, architecture] => (flavour, architecture),
             _ => bail!("a release with an unknown form: {line}"),
         };
@@ -80,13 +81,14 @@ mod tests {
         let results = "7.2: 7.2.12+deb13-amd64, rustc 1.85.1: 268 passed, 0 failed\n\
             7.2-rt: 7.2.12+deb13-rt-amd64, rustc 1.85.1: 163 passed, 0 failed\n\
             7.2-arm64: 7.2.12+deb13-arm64, rustc 1.85.1: 163 passed, 0 failed\n\
+            7.2-16k-arm64: 7.2.12+deb13-arm64-16k, rustc 1.85.1: 163 passed, 0 failed\n\
             sid-arm64: 7.2.13+deb14-arm64, rustc 1.91.1: 163 passed, 0 failed\n";
         let table = table(results).unwrap();
         let rows: Vec<_> = table.lines().skip(2).collect();
         assert_eq!(
             rows,
             [
-                "| trixie-backports | 7.2.12 | generic, rt | generic |",
+                "| trixie-backports | 7.2.12 | generic, rt | generic, 16k |",
                 "| sid | 7.2.13 |  | generic |"
             ]
         );

@@ -376,7 +376,8 @@ struct GuardedPage(*mut u8);
 unsafe impl Sync for GuardedPage {}
 
 impl GuardedPage {
-    const PAGE: usize = 4096;
+    /// The largest page size in Debian's kernels is 16 KiB, and this is a multiple of all of them.
+    const PAGE: usize = 16384;
 
     fn new() -> Self {
         // SAFETY: This makes a new mapping, at an address that the kernel chooses.

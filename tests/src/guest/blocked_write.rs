@@ -14,7 +14,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-const PAGE: usize = 4096;
+/// The largest page size in Debian's kernels is 16 KiB, and this is a multiple of all of them.
+const PAGE: usize = 16384;
 
 /// From include/uapi/linux/userfaultfd.h.
 mod uffd {
