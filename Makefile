@@ -166,7 +166,7 @@ help:
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make coverage      list the lines of the module that no test reaches; 40 minutes'
 	@echo 'make mutants       check that each change in tests/mutants makes a test fail; 2 hours; MUTANTS=NAME for one'
-	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 16 minutes'
+	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 17 minutes'
 	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'
 	@echo 'make deb           build the Debian package in build/deb'

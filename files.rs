@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files in `/proc/kstat`: `nout` and `counter`.
+//! The files in `/proc/kstat`, `nout` and `counter`, and `/proc/net/kstat`.
 //!
-//! An open file refers to the network namespace in which it was opened, even if a task in another
-//! namespace uses its descriptor. The files in `/proc/net` do the same.
+//! An open file of `/proc/kstat` refers to the network namespace in which it was opened, even if a
+//! task in another namespace uses its descriptor. A file in `/proc/net` belongs to the namespace of
+//! the process in its path.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,8 @@ use crate::{
             Dir,
             File,
             Operations, //
-        }, //
+        },
+        proc_net, //
     },
     stats::Stats,
     step::Step, //
@@ -63,6 +65,15 @@ impl Files {
             _counter: File::new(dir, c"counter", 0o644, Counter(stats.clone()))?,
         })
     }
+}
+
+/// Creates `/proc/net/kstat`, which shows all that is counted.
+pub(crate) fn net_files(stats: &Arc<Registration<Stats>>) -> Result<proc_net::Files<Stats>> {
+    proc_net::register(stats.clone()).inspect_err(|error| {
+        if *error == EEXIST {
+            pr_err!("/proc/net/kstat already exists: unload the module that created it, then load kstat\n");
+        }
+    })
 }
 
 /// Returns the network namespace of the task that opens a file.

@@ -13,7 +13,8 @@ use abstractions::{
     modinfo::modinfo,
     netfilter::InetHook,
     netns,
-    param::module_param, //
+    param::module_param,
+    proc_net, //
 };
 use kernel::{
     prelude::*,
@@ -47,6 +48,7 @@ module_param!(HOOK: InetHook, hook: charp, 0o444, "Hook at which packets are cou
 /// removed.
 struct Kstat {
     _service: service::Service,
+    _net_files: proc_net::Files<stats::Stats>,
     _files: files::Files,
 }
 
@@ -54,11 +56,13 @@ impl kernel::Module for Kstat {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let stats = Arc::new(netns::Registration::new(*COUNTER.lock())?, GFP_KERNEL)?;
         let files = files::Files::new(&stats)?;
+        let net_files = files::net_files(&stats)?;
         let hook = *HOOK.lock();
         let service = service::Service::new(&START, service::Source { stats, hook })?;
 
         Ok(Self {
             _service: service,
+            _net_files: net_files,
             _files: files,
         })
     }

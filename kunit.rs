@@ -17,6 +17,7 @@ use crate::{
     },
     publish::Publish,
     service::State,
+    stats::Totals,
     step::{
         ParseError,
         Step, //
@@ -57,6 +58,16 @@ mod tests {
         publish.set_step(MAX, Step::new(1).ok_or(EINVAL)?);
         assert_eq!(publish.public(MAX), MAX);
         Ok(())
+    }
+
+    #[test]
+    fn each_packet_is_a_segment_and_a_super_packet_has_more() {
+        let totals = Totals::new([3, 66_160, 44]);
+
+        assert_eq!(totals.packets, 3);
+        assert_eq!(totals.segments, 47);
+        assert_eq!(totals.octets, 66_160);
+        assert_eq!(Totals::new([MAX, 0, 2]).segments, 1);
     }
 
     #[test]

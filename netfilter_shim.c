@@ -81,9 +81,10 @@ void *shim_net_generic(const struct net *net, unsigned int id)
 
 DEFINE_MUTEX(shim_param_mutex); /* protects the values of module parameters */
 
-void *shim_pde_data(const struct inode *inode)
+struct proc_dir_entry *shim_proc_create_net(struct net *net, const char *name, umode_t mode,
+					    int (*show)(struct seq_file *, void *), void *data)
 {
-	return pde_data(inode);
+	return proc_create_net_single(name, mode, net->proc_net, show, data);
 }
 
 void __percpu *shim_alloc_percpu(size_t size, size_t align)
@@ -91,10 +92,13 @@ void __percpu *shim_alloc_percpu(size_t size, size_t align)
 	return __alloc_percpu(size, align);
 }
 
-/* Adds one to this CPU's part. The addition is atomic, as the task may migrate before it. */
-void shim_raw_cpu_inc(atomic64_t __percpu *counter)
+/* Adds atomically, as the task may be moved to another CPU after raw_cpu_ptr(). */
+void shim_raw_cpu_add(atomic64_t __percpu *counters, const s64 *values, unsigned int n)
 {
-	atomic64_inc(raw_cpu_ptr(counter));
+	atomic64_t *part = raw_cpu_ptr(counters);
+
+	for (unsigned int i = 0; i < n; i++)
+		atomic64_add(values[i], part + i);
 }
 
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu)

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/*
- * Declarations for the Rust wrappers. bindings_helper.h includes them for bindgen.
- */
+/* Declarations for the Rust wrappers. bindings_helper.h includes them for bindgen. */
 #ifndef NETFILTER_SHIM_H
 #define NETFILTER_SHIM_H
 
@@ -28,10 +26,11 @@ void *shim_net_generic(const struct net *net, unsigned int id);
 
 extern struct mutex shim_param_mutex;
 
-void *shim_pde_data(const struct inode *inode);
+struct proc_dir_entry *shim_proc_create_net(struct net *net, const char *name, umode_t mode,
+					    int (*show)(struct seq_file *, void *), void *data);
 
 void __percpu *shim_alloc_percpu(size_t size, size_t align);
-void shim_raw_cpu_inc(atomic64_t __percpu *counter);
+void shim_raw_cpu_add(atomic64_t __percpu *counters, const s64 *values, unsigned int n);
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu);
 int shim_cpumask_next_possible(int cpu);
 

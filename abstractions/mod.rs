@@ -13,3 +13,4 @@ pub(crate) mod netns;
 pub(crate) mod param;
 pub(crate) mod percpu;
 pub(crate) mod proc_fs;
+pub(crate) mod proc_net;

@@ -19,10 +19,15 @@ use super::{
 };
 use core::{
     marker::PhantomData,
+    mem::offset_of,
+    num::NonZeroU32,
     ptr, //
 };
 use kernel::{
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     prelude::*,
     sync::{
         atomic::{
@@ -66,7 +71,7 @@ pub(crate) const L4PROTO_TCP: u8 = bindings::IPPROTO_TCP as u8;
 /// # Invariants
 ///
 /// During `'a`, `skb` is valid and is not modified. Its network header is a header of `family`, and
-/// is in the linear part of the buffer.
+/// is in the linear part of the buffer. It may have any alignment.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
     skb: *const bindings::sk_buff,
@@ -94,35 +99,176 @@ impl Packet<'_> {
     #[inline]
     pub(crate) fn l4proto(&self) -> Option<u8> {
         match self.family {
-            Family::Ipv4 => {
-                // SAFETY: By the type invariant, the network header is an IPv4 header.
-                Some(unsafe { (*self.network_header::<bindings::iphdr>()).protocol })
+            Family::Ipv4 => Some(self.header_byte::<{ offset_of!(bindings::iphdr, protocol) }>()),
+            Family::Ipv6 if self.may_have_extension_headers() => {
+                Some(self.find_transport_header()?.protocol)
             }
-            Family::Ipv6 => {
-                // SAFETY: By the type invariant, the network header is an IPv6 header.
-                let next = unsafe { (*self.network_header::<bindings::ipv6hdr>()).nexthdr };
-
-                // TCP and UDP are not extension headers: the search would return them at once.
-                match next.into() {
-                    bindings::IPPROTO_TCP | bindings::IPPROTO_UDP => Some(next),
-                    _ => self.find_transport_header(),
-                }
-            }
+            Family::Ipv6 => Some(self.ipv6_next_header()),
         }
+    }
+
+    /// Returns whether [`Self::l4proto`] has to search for the transport header: this is IPv6, and
+    /// the first header is neither TCP nor UDP. The search is a call, which needs a stack frame.
+    #[inline]
+    pub(crate) fn may_have_extension_headers(&self) -> bool {
+        match self.family {
+            Family::Ipv4 => false,
+            Family::Ipv6 => !matches!(
+                self.ipv6_next_header().into(),
+                bindings::IPPROTO_TCP | bindings::IPPROTO_UDP
+            ),
+        }
+    }
+
+    /// Returns the number of the header behind the IPv6 header. Only for IPv6.
+    #[inline]
+    fn ipv6_next_header(&self) -> u8 {
+        self.header_byte::<{ offset_of!(bindings::ipv6hdr, nexthdr) }>()
+    }
+
+    /// Returns the byte of the network header at `OFFSET`, which is in headers of both families.
+    ///
+    /// The header may be misaligned: on x86-64 and arm64, received frames begin at an aligned
+    /// address (`NET_IP_ALIGN` is 0), and an Ethernet header has 14 bytes.
+    #[inline]
+    fn header_byte<const OFFSET: usize>(&self) -> u8 {
+        const {
+            assert!(OFFSET < size_of::<bindings::iphdr>());
+        }
+        // SAFETY: By the type invariant, the network header is in the linear part. `OFFSET` is less
+        // than the size of an IPv4 header, and an IPv6 header is larger.
+        unsafe { *self.network_header().add(OFFSET) }
+    }
+
+    /// Returns the length of the packet in bytes, from its network header: `skb->len`, which
+    /// nftables' `counter` adds up.
+    #[inline]
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: By the type invariant, the skb is valid.
+        unsafe { (*self.skb).len }
+    }
+
+    /// Returns whether this is a super-packet, which generic segmentation offload (GSO) splits into
+    /// segments behind the hook: `skb_is_gso()`.
+    #[inline]
+    pub(crate) fn is_gso(&self) -> bool {
+        self.gso_size().is_some()
+    }
+
+    /// Returns the number of bytes of TCP in a segment of a super-packet.
+    #[inline]
+    fn gso_size(&self) -> Option<NonZeroU32> {
+        // SAFETY: The shared info is valid as long as the skb.
+        let size = unsafe { (*self.shared_info()).gso_size };
+
+        NonZeroU32::new(size.into())
+    }
+
+    /// Returns the number of segments that a TCP packet becomes on the wire: more than 1 only for a
+    /// super-packet.
+    ///
+    /// The stack has stored this number in its own packets. If it is missing, or the packet comes
+    /// from an untrusted source (`SKB_GSO_DODGY`), it is computed from the payload and the size of a
+    /// segment, as segmentation does (`tcp_gso_segment()` in `net/ipv4/tcp_offload.c`). The result
+    /// is 1 if the packet is too short for its headers, or is not marked as TCP of its family.
+    /// Segmentation drops such packets. It also drops packets for other reasons, which this does not
+    /// check.
+    #[inline]
+    pub(crate) fn tcp_segments(&self) -> u32 {
+        match self.gso_size() {
+            Some(size) => self.tcp_segments_of_size(size),
+            None => 1,
+        }
+    }
+
+    /// Returns the number of segments of `size` bytes that a TCP super-packet becomes.
+    ///
+    /// Out of line, so that other packets need no stack frame for it.
+    #[inline(never)]
+    fn tcp_segments_of_size(self, size: NonZeroU32) -> u32 {
+        let shared = self.shared_info();
+        // SAFETY: The shared info is valid as long as the skb.
+        let (segments, gso_type) = unsafe { ((*shared).gso_segs, (*shared).gso_type) };
+
+        if segments != 0 && gso_type & bindings::SKB_GSO_DODGY as u32 == 0 {
+            return segments.into();
+        }
+        let own_type = match self.family {
+            Family::Ipv4 => bindings::SKB_GSO_TCPV4,
+            Family::Ipv6 => bindings::SKB_GSO_TCPV6,
+        };
+        if gso_type & own_type as u32 == 0 {
+            return 1;
+        }
+        match self.tcp_payload_len() {
+            // Rounded up.
+            Some(len @ 1..) => (len - 1) / size + 1,
+            _ => 1,
+        }
+    }
+
+    /// Returns the number of bytes behind the TCP header, or `None` if the packet is too short for
+    /// its headers.
+    fn tcp_payload_len(&self) -> Option<u32> {
+        /// Where the TCP header has its own length, in the upper four bits, in units of 4 bytes.
+        const DATA_OFFSET: u32 = 12;
+
+        let ip_len = match self.family {
+            // The lower half of the first byte is the length, in units of 4 bytes.
+            Family::Ipv4 => 4 * u32::from(self.header_byte::<0>() & 0xf),
+            Family::Ipv6 => self.find_transport_header()?.offset?.into(),
+        };
+        let tcp = self.network_offset().checked_add(ip_len)?;
+        let offset = c_int::try_from(tcp.checked_add(DATA_OFFSET)?).ok()?;
+        let mut data_offset = 0u8;
+
+        // SAFETY: By the type invariant, the skb is valid. The offset is not negative, and the
+        // function checks its upper limit. It writes one byte.
+        let result = unsafe {
+            bindings::skb_copy_bits(self.skb, offset, ptr::from_mut(&mut data_offset).cast(), 1)
+        };
+        to_result(result).ok()?;
+
+        let tcp_len = 4 * u32::from(data_offset >> 4);
+        if tcp_len < size_of::<bindings::tcphdr>() as u32 {
+            return None;
+        }
+        self.len().checked_sub(tcp)?.checked_sub(tcp_len)
+    }
+
+    /// Returns the address of the shared info, as `skb_shinfo()` does. It is behind the linear
+    /// part.
+    #[inline]
+    fn shared_info(&self) -> *const bindings::skb_shared_info {
+        // SAFETY: By the type invariant, the skb is valid. `end` is the distance of the shared info
+        // from `head` in bytes; on 32-bit machines, it is a pointer, which this type refuses.
+        unsafe {
+            let end: c_uint = (*self.skb).end;
+            (*self.skb).head.add(end as usize).cast()
+        }
+    }
+
+    /// Returns the distance of the network header from `data`, as `skb_network_offset()` does. It is
+    /// not negative, as the IP layer has removed the headers before the network header.
+    fn network_offset(&self) -> u32 {
+        // SAFETY: By the type invariant, the skb is valid.
+        let data = unsafe { (*self.skb).data };
+
+        self.network_header().addr().wrapping_sub(data.addr()) as u32
     }
 
     /// Returns the address of the network header, as `skb_network_header()` does.
     ///
     /// This is not a C helper because the call would cost more than the function itself.
     #[inline]
-    fn network_header<T>(&self) -> *const T {
+    fn network_header(&self) -> *const u8 {
         let offset = bindings::SHIM_SKB_NETWORK_HEADER as usize;
 
         // SAFETY: By the type invariant, the skb is valid. The field at this offset is
         // `network_header`, the distance of the network header from `head` in bytes.
         unsafe {
             let network_header = *self.skb.byte_add(offset).cast::<u16>();
-            (*self.skb).head.add(network_header.into()).cast()
+            (*self.skb).head.add(network_header.into())
         }
     }
 
@@ -131,7 +277,57 @@ impl Packet<'_> {
     /// Out of line, and with `self` by value, so that the fast path needs no stack frame.
     #[cold]
     #[inline(never)]
-    fn find_transport_header(self) -> Option<u8> {
+    fn find_transport_header(self) -> Option<TransportHeader> {
+        /// The number of extension headers that are followed here. Packets hardly ever have more.
+        const MAX_HEADERS: usize = 4;
+
+        // SAFETY: By the type invariant, the skb is valid.
+        let end = unsafe {
+            let linear = (*self.skb).len.wrapping_sub((*self.skb).data_len);
+            (*self.skb).data.addr().wrapping_add(linear as usize)
+        };
+        let header = self.network_header();
+        let mut next = self.ipv6_next_header();
+        let mut offset = size_of::<bindings::ipv6hdr>();
+
+        // Options and routing headers in the linear part. Only their length matters, so this takes
+        // fewer instructions than `ipv6_find_hdr()`.
+        for _ in 0..=MAX_HEADERS {
+            match next.into() {
+                bindings::IPPROTO_TCP | bindings::IPPROTO_UDP => {
+                    return Some(TransportHeader {
+                        protocol: next,
+                        offset: Some(offset as u16),
+                    });
+                }
+                bindings::NEXTHDR_HOP | bindings::NEXTHDR_DEST | bindings::NEXTHDR_ROUTING => {}
+                _ => break,
+            }
+            let options = header
+                .wrapping_byte_add(offset)
+                .cast::<bindings::ipv6_opt_hdr>();
+            if end.saturating_sub(options.addr()) < size_of::<bindings::ipv6_opt_hdr>() {
+                break;
+            }
+            // SAFETY: This header is in the linear part.
+            let (following, len) = unsafe { ((*options).nexthdr, (*options).hdrlen) };
+            let len = 8 * (usize::from(len) + 1);
+            if end.saturating_sub(options.addr()) < len || offset > usize::from(u16::MAX) - len {
+                break;
+            }
+            next = following;
+            // At most `u16::MAX`.
+            offset = offset.wrapping_add(len);
+        }
+        self.find_transport_header_slowly()
+    }
+
+    /// Follows the chain of IPv6 extension headers by the kernel's function.
+    ///
+    /// Out of line, so that other packets need no stack frame for it.
+    #[cold]
+    #[inline(never)]
+    fn find_transport_header_slowly(self) -> Option<TransportHeader> {
         let mut offset: c_uint = 0;
         let mut flags = bindings::IP6_FH_F_AUTH as c_int;
 
@@ -146,8 +342,24 @@ impl Packet<'_> {
             return None;
         }
         // A negative number is an errno.
-        u8::try_from(protocol).ok()
+        Some(TransportHeader {
+            protocol: u8::try_from(protocol).ok()?,
+            // The kernel's function leaves the offset alone if the packet is a fragment other than
+            // the first, which has no transport header.
+            offset: offset
+                .checked_sub(self.network_offset())
+                .and_then(|offset| u16::try_from(offset).ok())
+                .filter(|_| flags & bindings::IP6_FH_F_FRAG as c_int == 0),
+        })
     }
+}
+
+/// The header behind the IPv6 header and its extension headers.
+struct TransportHeader {
+    /// The number of the protocol.
+    protocol: u8,
+    /// The distance from the IPv6 header, in bytes. `None` in fragments.
+    offset: Option<u16>,
 }
 
 /// A value that can be stored in `nf_hook_ops::priv`.
@@ -181,8 +393,9 @@ unsafe impl<T: Sync> HookData for &T {
     }
 }
 
-// SAFETY: `CounterRef::from_raw` returns the counter whose address `CounterRef::into_raw` returned.
-unsafe impl HookData for percpu::CounterRef<'_> {
+// SAFETY: `CountersRef::from_raw` returns the counters whose address `CountersRef::into_raw`
+// returned.
+unsafe impl<const N: usize> HookData for percpu::CountersRef<'_, N> {
     fn into_raw(self) -> *mut c_void {
         Self::into_raw(self)
     }
@@ -221,7 +434,7 @@ unsafe impl HookData for percpu::CounterRef<'_> {
 ///
 /// #[pin_data]
 /// struct Seen {
-///     packets: percpu::Counter,
+///     packets: percpu::Counters<1>,
 /// }
 ///
 /// static SEEN: Slot<Seen> = Slot::new();
@@ -233,21 +446,21 @@ unsafe impl HookData for percpu::CounterRef<'_> {
 ///
 ///     fn init(_: &(), _net: &Net) -> impl PinInit<Self, Error> {
 ///         try_pin_init!(Self {
-///             packets: percpu::Counter::new()?,
+///             packets: percpu::Counters::new()?,
 ///         })
 ///     }
 /// }
 ///
 /// impl Observer for Seen {
 ///     const SLOT: SlotRef<Hooks<Self>> = HOOKS.slot_ref();
-///     type HookData<'a> = percpu::CounterRef<'a>;
+///     type HookData<'a> = percpu::CountersRef<'a, 1>;
 ///
-///     fn hook_data(&self) -> percpu::CounterRef<'_> {
+///     fn hook_data(&self) -> percpu::CountersRef<'_, 1> {
 ///         self.packets.borrow()
 ///     }
 ///
-///     fn observe(packets: percpu::CounterRef<'_>, _packet: Packet<'_>) {
-///         packets.inc();
+///     fn observe(packets: percpu::CountersRef<'_, 1>, _packet: Packet<'_>) {
+///         packets.add([1]);
 ///     }
 /// }
 ///

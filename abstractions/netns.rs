@@ -175,7 +175,7 @@ unsafe impl AlwaysRefCounted for LiveNet {
 ///
 /// #[pin_data]
 /// struct Seen {
-///     packets: percpu::Counter,
+///     packets: percpu::Counters<1>,
 /// }
 ///
 /// static SLOT: Slot<Seen> = Slot::new();
@@ -186,15 +186,15 @@ unsafe impl AlwaysRefCounted for LiveNet {
 ///
 ///     fn init(_: &(), _net: &Net) -> impl PinInit<Self, Error> {
 ///         try_pin_init!(Self {
-///             packets: percpu::Counter::new()?,
+///             packets: percpu::Counters::new()?,
 ///         })
 ///     }
 /// }
 ///
 /// let seen = Registration::<Seen>::new(())?;
 /// let net = LiveNet::current().ok_or(ESRCH)?;
-/// seen.get(&net).ok_or(ENOENT)?.packets.borrow().inc();
-/// assert_eq!(seen.get(&net).ok_or(ENOENT)?.packets.borrow().sum(), 1);
+/// seen.get(&net).ok_or(ENOENT)?.packets.borrow().add([1]);
+/// assert_eq!(seen.get(&net).ok_or(ENOENT)?.packets.borrow().sum(), [1]);
 ///
 /// // Only one registration can exist at a time.
 /// assert_eq!(Registration::<Seen>::new(()).err(), Some(EBUSY));

@@ -86,7 +86,7 @@ impl Dir {
 ///
 /// `__proc_create()` in `fs/proc/generic.c` prints a warning for most of these names. It takes a
 /// `/` for a path separator, and would create the entry in a directory that belongs to other code.
-fn check_name(name: &CStr) -> Result {
+pub(super) fn check_name(name: &CStr) -> Result {
     match name.to_bytes() {
         b"" | b"." | b".." => Err(EINVAL),
         name if name.len() > bindings::NAME_MAX as usize || name.contains(&b'/') => Err(EINVAL),
@@ -94,13 +94,13 @@ fn check_name(name: &CStr) -> Result {
     }
 }
 
-/// Returns whether `/proc` has an entry of this name.
+/// Returns whether `/proc` has an entry at this path.
 ///
 /// Procfs has no function for this, and `proc_register()` prints a warning with a call trace if the
 /// name is already in use. Therefore, this looks the name up as a user would, in a private mount of
 /// procfs. If another module creates an entry of this name after the lookup, procfs prints its
 /// warning.
-fn exists_in_proc(name: &CStr) -> Result<bool> {
+pub(super) fn exists_in_proc(name: &CStr) -> Result<bool> {
     // `alloc_fs_context()` dereferences the namespaces of the current task without a check for
     // null.
     //
@@ -290,6 +290,16 @@ impl<T: Operations> Drop for File<T> {
     }
 }
 
+/// Returns the data of an entry, as `pde_data()` does.
+///
+/// # Safety
+///
+/// `inode` must be the inode of an entry of procfs.
+pub(super) unsafe fn entry_data(inode: *const bindings::inode) -> *mut c_void {
+    // SAFETY: By the safety requirements, the inode is valid.
+    unsafe { (*inode).i_private }
+}
+
 /// The private data of the `seq_file` of an open file.
 struct Opened<T: Operations> {
     /// The operations of the [`File`]. Dropping the `File` releases all open files before it drops
@@ -337,7 +347,7 @@ impl<T: Operations> Vtable<T> {
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The inode belongs to a `File<T>`, whose data is its operations. They are not
         // dropped while the file is being opened or is open.
-        let operations = unsafe { &*bindings::shim_pde_data(inode).cast::<T>() };
+        let operations = unsafe { &*entry_data(inode).cast::<T>() };
 
         from_result(|| {
             let open = operations.open()?;

@@ -22,6 +22,8 @@ struct point {
 	struct kprobe probe;
 	/* The return value of a call that fails. */
 	long value;
+	/* The second argument is a size. A call with size 0 frees, which cannot fail. */
+	bool reallocates;
 	/* Which of the next calls fails; 0 if none does. */
 	u32 nth;
 };
@@ -34,22 +36,24 @@ static void after(struct kprobe *probe, struct pt_regs *regs, unsigned long flag
  * pre_handler of a kprobe that is not optimized can change the instruction
  * pointer (Documentation/trace/kprobes.rst).
  */
-#define POINT(function, returned) {				\
+#define POINT(function, returned, ...) {			\
 	.probe = {						\
 		.symbol_name = #function,			\
 		.pre_handler = enter,				\
 		.post_handler = after,				\
 	},							\
 	.value = (returned),					\
+	__VA_ARGS__						\
 }
 
 static struct point points[] = {
 	POINT(nf_register_net_hooks, -ENOMEM),
 	POINT(pcpu_alloc_noprof, 0),
 	POINT(proc_create_data, 0),
+	POINT(proc_create_net_single, 0),
 	POINT(proc_mkdir, 0),
 	POINT(register_pernet_subsys, -ENOMEM),
-	POINT(rust_helper_krealloc_node_align, 0),
+	POINT(rust_helper_krealloc_node_align, 0, .reallocates = true),
 	POINT(single_open, -ENOMEM),
 	POINT(vfs_kern_mount, -ENOMEM),
 };
@@ -70,6 +74,8 @@ static int enter(struct kprobe *probe, struct pt_regs *regs)
 	unsigned long caller = *(unsigned long *)regs->sp;
 
 	if (!point->nth || !current->make_it_fail || !is_in_kstat(caller))
+		return 0;
+	if (point->reallocates && !regs_get_kernel_argument(regs, 1))
 		return 0;
 	if (--point->nth)
 		return 0;

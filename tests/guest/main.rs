@@ -21,3 +21,4 @@ mod publishing;
 mod setups;
 mod start;
 mod traffic;
+mod wire;

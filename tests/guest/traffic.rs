@@ -17,6 +17,7 @@ use kstat_tests::{
         netns::Netns,
         network::Network,
         nft::{HookPoint, TcpCounter},
+        nginx::Nginx,
         proc_net_snmp, tcp,
     },
     seed, tool, wait,
@@ -80,22 +81,7 @@ fn kstat_agrees_with_iptables_and_tcpdump_on_short_http_connections() {
 
     assert_hosts_agree(|network| {
         let folder = Folder::new();
-        folder.write("file", [0x6b; 3000]);
-        let configuration = folder.write(
-            "nginx.conf",
-            format!(
-                "pid {0}/pid; error_log stderr; daemon off; user root;
-                 events {{}}
-                 http {{
-                     access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;
-                     fastcgi_temp_path {0}/fastcgi; uwsgi_temp_path {0}/uwsgi; scgi_temp_path {0}/scgi;
-                     server {{ listen 80; listen [::]:80; root {0}; }}
-                 }}",
-                folder.path("")
-            ),
-        );
-        let nginx = Daemon::run(&network.far, "nginx", &["-c", &configuration]);
-        tcp::await_listener(&network.far, 80);
+        let nginx = Nginx::new(&network.far, 3000);
         let capture = folder.path("capture");
         let tcpdump = Daemon::run(
             &network.near,

@@ -19,13 +19,14 @@ use std::{
 };
 
 /// The wrappers that have examples.
-const WRAPPERS: [&str; 6] = [
+const WRAPPERS: [&str; 7] = [
     "modinfo",
     "netfilter",
     "netns",
     "param",
     "percpu",
     "proc_fs",
+    "proc_net",
 ];
 
 /// An example in the documentation.

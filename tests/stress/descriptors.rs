@@ -12,6 +12,7 @@ use kstat_tests::{
         module::{self, Kstat},
         netns::{self, Netns},
         setting,
+        wire::{self, OWN},
     },
     scale::{did, times},
     wait,
@@ -29,7 +30,7 @@ use std::{
 fn read_until_unloaded(path: &str, descriptor: &File) -> u64 {
     // By pread(2), because after unload lseek(2) fails with EINVAL.
     let read = || {
-        let mut text = [0; 32];
+        let mut text = [0; 256];
         let length = descriptor.read_at(&mut text, 0).map_err(file::errno)?;
         Ok(String::from_utf8_lossy(&text[..length]).into_owned())
     };
@@ -38,7 +39,7 @@ fn read_until_unloaded(path: &str, descriptor: &File) -> u64 {
     loop {
         match read() {
             Ok(text) => {
-                file::parse(path, &text);
+                wire::assert_valid(path, &text);
                 readings += 1;
                 // There are more readers than CPUs. This leaves some time for the unload.
                 thread::sleep(Duration::from_millis(1));
@@ -56,8 +57,8 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
     let lock = KernelLock::take();
     let _expedited = setting::expedite_grace_periods();
     let before = netns::settled_count();
-    // In each round, descriptors alone keep three namespaces alive.
-    let rounds = times(25).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(3));
+    // In each round, descriptors alone keep four namespaces alive.
+    let rounds = times(25).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(4));
     let mut readings = 0;
 
     {
@@ -74,15 +75,17 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
             };
             let mut nout = vec![];
             let mut counter = vec![];
+            let mut own = vec![];
             // Descriptors alone keep the second of these namespaces alive.
             for net in [busy.net(), &Netns::new()] {
                 for _ in 0..2 {
                     nout.push(net.run(|| file::reader(NOUT)));
                     counter.push(net.run(|| file::open(COUNTER, &read_write)));
+                    own.push(net.run(|| file::reader(OWN)));
                 }
             }
             // The rest of the text is read after unload.
-            let half_read = [NOUT, COUNTER].map(|path| Netns::new().run(|| file::reader(path)));
+            let half_read = wire::FILES.map(|path| Netns::new().run(|| file::reader(path)));
             for descriptor in &half_read {
                 assert_eq!(descriptor.read_at(&mut [0], 0).expect("a byte"), 1);
             }
@@ -90,7 +93,7 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
             kstat.forget();
 
             thread::scope(|scope| {
-                let readers: Vec<_> = [(NOUT, &nout), (COUNTER, &counter)]
+                let readers: Vec<_> = [(NOUT, &nout), (COUNTER, &counter), (OWN, &own)]
                     .into_iter()
                     .flat_map(|(path, files)| files.iter().map(move |file| (path, file)))
                     .map(|(path, descriptor)| {
@@ -101,7 +104,9 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
                 let unload = scope.spawn(|| module::unload(&lock));
 
                 // The unload now waits for the blocked write.
-                wait::until("the files were gone", || !file::exists(NOUT));
+                wait::until("the files were gone", || {
+                    !file::exists(NOUT) && !file::exists(OWN)
+                });
                 assert_eq!(blocked_write.finish(b"7\n"), Ok(2), "the blocked write");
                 assert_eq!(unload.join().expect("the unload panicked"), Ok(()));
                 for reader in readers {
@@ -109,7 +114,7 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
                 }
             });
             for descriptor in &half_read {
-                let rest = descriptor.read_at(&mut [0; 32], 1).map_err(file::errno);
+                let rest = descriptor.read_at(&mut [0; 256], 1).map_err(file::errno);
                 assert_eq!(rest, Err(Errno::EIO), "reading the rest of the text");
             }
             for counter in &counter {
@@ -120,8 +125,8 @@ fn descriptors_in_every_state_fail_with_eio_after_unload() {
     }
     netns::await_count(before);
     did(rounds, "loads and unloads");
-    did(rounds * 10, "descriptors that outlived the module");
-    did(readings, "readings of counter and nout");
+    did(rounds * 15, "descriptors that outlived the module");
+    did(readings, "readings of all files");
 }
 
 #[test]
@@ -131,7 +136,8 @@ fn unload_releases_namespaces_that_open_descriptors_hold() {
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
     let descriptors: Vec<_> = (0..2 * netns::MIN_FOR_LEAK_CHECK)
-        .map(|_| Netns::new().run(|| file::reader(NOUT)))
+        .zip([NOUT, OWN].into_iter().cycle())
+        .map(|(_, path)| Netns::new().run(|| file::reader(path)))
         .collect();
 
     assert!(
@@ -151,12 +157,13 @@ fn descriptor_holds_its_namespace_until_it_is_closed() {
     let _expedited = setting::expedite_grace_periods();
     let kstat = Kstat::started(&lock, "counter=1");
     let before = netns::settled_count();
-    // Each round makes two namespaces.
-    let rounds = times(60).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(2));
+    // Each round makes a namespace for each file.
+    let rounds = times(60).max(netns::MIN_FOR_LEAK_CHECK.div_ceil(3));
     let read_after_leaving = || {
-        for path in [NOUT, COUNTER] {
+        for path in wire::FILES {
             let descriptor = Netns::new().run(|| file::reader(path));
-            file::reread(path, &descriptor);
+            let text = file::try_reread(&descriptor);
+            wire::assert_valid(path, &text.expect("reading a file of kstat"));
         }
     };
 
@@ -166,5 +173,5 @@ fn descriptor_holds_its_namespace_until_it_is_closed() {
     traffic.stop();
     netns::await_count(before);
     kstat.unload();
-    did(rounds * 2, "namespaces that only a descriptor held");
+    did(rounds * 3, "namespaces that only a descriptor held");
 }

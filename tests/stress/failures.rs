@@ -15,6 +15,7 @@ use kstat_tests::{
         module::{self, Kstat},
         netns::{self, Netns},
         setting,
+        wire::{self, Counts, OWN},
     },
     scale::{did, times},
     stress::fault::{FailNth, FaultInjection},
@@ -111,6 +112,7 @@ fn failed_load_leaves_nothing_behind() {
             "nf_register_net_hooks",
             "pcpu_alloc_noprof",
             "proc_create_data",
+            "proc_create_net_single",
             "proc_mkdir",
             "register_pernet_subsys",
             "rust_helper_krealloc_node_align",
@@ -188,6 +190,7 @@ fn new_namespace_is_counted_or_making_it_fails_with_enomem() {
             &[
                 "nf_register_net_hooks",
                 "pcpu_alloc_noprof",
+                "proc_create_net_single",
                 "rust_helper_krealloc_node_align",
             ],
             || unshare(CloneFlags::CLONE_NEWNET),
@@ -213,10 +216,15 @@ fn failed_open_read_or_write_changes_and_leaks_nothing() {
     let faults = FaultInjection::enable();
     let _kstat = Kstat::started(&lock, "counter=1");
     let traffic = Host::new(&lock).trickle();
-    let files = [(NOUT, false), (COUNTER, false), (COUNTER, true)]
-        .map(|(path, write)| (path, write, false))
-        .into_iter()
-        .chain([(NOUT, false, true)]);
+    let files = [
+        (NOUT, false),
+        (COUNTER, false),
+        (COUNTER, true),
+        (OWN, false),
+    ]
+    .map(|(path, write)| (path, write, false))
+    .into_iter()
+    .chain([(NOUT, false, true)]);
 
     in_thread(|| {
         for (path, write, only_kstat) in files {
@@ -240,7 +248,8 @@ fn failed_open_read_or_write_changes_and_leaks_nothing() {
                     }
                 ),
                 &faults,
-                &["single_open"],
+                // procfs itself opens a file in /proc/net.
+                if path == OWN { &[] } else { &["single_open"] },
                 || -> Result<(File, String), Errno> {
                     let descriptor = options.open(path).map_err(file::errno)?;
                     let text = file::try_reread(&descriptor)?;
@@ -254,8 +263,13 @@ fn failed_open_read_or_write_changes_and_leaks_nothing() {
 
                     assert_eq!(file::number(COUNTER), n, "N");
                     if let Ok((descriptor, text)) = result {
-                        assert_eq!(file::parse(path, &text), if path == NOUT { 0 } else { 1 });
-                        file::parse(path, &file::try_reread(&descriptor).expect("reading"));
+                        match path {
+                            OWN => assert_eq!(Counts::parse(&text), Counts::default()),
+                            NOUT => assert_eq!(file::parse(path, &text), 0),
+                            _ => assert_eq!(file::parse(path, &text), 1),
+                        }
+                        let again = file::try_reread(&descriptor).expect("reading");
+                        wire::assert_valid(path, &again);
                         file::set(COUNTER, "1");
                     }
                 },
@@ -316,11 +330,13 @@ fn each_operation_is_done_or_undone_when_allocations_fail_at_random() {
                 let set = faults.fail_at_random(ONE_IN, || file::put(COUNTER, "7"));
                 let n = if count(set).is_ok() { 7 } else { 1 };
                 assert_eq!(file::number(COUNTER), n, "N");
-                let read = faults.fail_at_random(ONE_IN, || fs::read_to_string(NOUT));
-                if let Ok(text) = &read {
-                    file::parse(NOUT, text);
+                for path in [NOUT, OWN] {
+                    let read = faults.fail_at_random(ONE_IN, || fs::read_to_string(path));
+                    if let Ok(text) = &read {
+                        wire::assert_valid(path, text);
+                    }
+                    let _ = count(read.map(drop).map_err(file::errno));
                 }
-                let _ = count(read.map(drop).map_err(file::errno));
                 let stopped = faults.fail_at_random(ONE_IN, || file::put(START, "0"));
                 if count(stopped).is_ok() {
                     assert_counted(&hosts, false);

@@ -14,6 +14,7 @@ use kstat_tests::{
         module::{self, Kstat},
         nft::HookPoint,
         setting,
+        wire::{Counts, OWN},
     },
     scale::{did, times},
     seed,
@@ -205,19 +206,21 @@ fn random_text(random: &mut StdRng) -> Vec<u8> {
 }
 
 #[test]
-fn counter_takes_only_valid_numbers_and_nout_takes_no_write() {
+fn counter_takes_only_valid_numbers_and_no_other_file_takes_a_write() {
     let lock = KernelLock::take();
     let _kstat = Kstat::started(&lock, "counter=7");
     let host = Host::new(&lock);
     let nft = host.nft(HookPoint::Output);
     let counter = host.open(COUNTER, OpenOptions::new().read(true).write(true));
     let nout = host.open(NOUT, OpenOptions::new().read(true).write(true));
+    let own = host.open(OWN, OpenOptions::new().read(true).write(true));
     let mut random = seed::random();
     let writes = times(9000).max(MIN_WRITES);
     let (mut current_n, mut accepted) = (FACTOR, 0);
 
     let traffic = host.bursts();
     let last_nout = Mutex::new(0);
+    let last_counts = Mutex::new(Counts::default());
     let counter_reader = host.open(COUNTER, OpenOptions::new().read(true));
     let nout_reader = host.open(NOUT, OpenOptions::new().read(true));
     let read = || {
@@ -232,6 +235,11 @@ fn counter_takes_only_valid_numbers_and_nout_takes_no_write() {
         let nout = file::reread(NOUT, &nout_reader);
         assert!(nout >= *last, "nout decreased from {last} to {nout}");
         *last = nout;
+
+        let mut last = last_counts.lock().expect("the mutex is not poisoned");
+        let counts = Counts::of(host.net());
+        counts.since(*last);
+        *last = counts;
     };
     while_repeating(&[&read], || {
         for _ in 0..writes {
@@ -263,12 +271,16 @@ fn counter_takes_only_valid_numbers_and_nout_takes_no_write() {
                 "N after {method:?} of {text:02x?}"
             );
 
-            let result = write_by(&nout, &text, method);
-            assert!(
-                matches!(result, Err(Errno::EIO | Errno::EINVAL | Errno::ESPIPE))
-                    || (result == Ok(0) && is_not_passed_on(&text, method)),
-                "{method:?} of {text:02x?} to nout: {result:?}"
-            );
+            for (name, file) in [("nout", &nout), ("/proc/net/kstat", &own)] {
+                let result = write_by(file, &text, method);
+                assert!(
+                    matches!(
+                        result,
+                        Err(Errno::EIO | Errno::EACCES | Errno::EINVAL | Errno::ESPIPE)
+                    ) || (result == Ok(0) && is_not_passed_on(&text, method)),
+                    "{method:?} of {text:02x?} to {name}: {result:?}"
+                );
+            }
         }
     });
     traffic.stop();
@@ -279,7 +291,7 @@ fn counter_takes_only_valid_numbers_and_nout_takes_no_write() {
         accepted > writes / 20,
         "counter accepted hardly any of {writes} writes: {accepted}"
     );
-    did(writes * 2, "hostile writes to counter and nout");
+    did(writes * 3, "hostile writes to all files");
 }
 
 /// Returns the value that `kstrtobool()`, the kernel's parser of bool parameters, gives `text`.

@@ -12,6 +12,7 @@ use kstat_tests::{
         module::{self, Kstat},
         netns::{self, Netns},
         setting,
+        wire::{self, Counts, OWN},
     },
     scale::{did, times},
     stress::responders::Responders,
@@ -88,7 +89,7 @@ impl Attempts {
 /// unloaded, or it is being loaded.
 const START_ERRORS: [Errno; 3] = [Errno::ENOENT, Errno::ENODEV, Errno::EBUSY];
 
-/// Errors of opening, reading and writing `nout` and `counter`: the file does not exist yet or any
+/// Errors of opening, reading and writing the files in `/proc`: the file does not exist yet or any
 /// more, or kstat is being unloaded.
 const PROC_ERRORS: [Errno; 3] = [Errno::ENOENT, Errno::EIO, Errno::ENODEV];
 
@@ -120,10 +121,10 @@ fn kstat_works_after_all_operations_at_once() {
         };
         let read_files = || {
             host.run(|| {
-                for path in [NOUT, COUNTER] {
+                for path in wire::FILES {
                     let text = fs::read_to_string(path).map_err(file::errno);
                     if let Some(text) = readings.count("reading", text, &PROC_ERRORS) {
-                        file::parse(path, &text);
+                        wire::assert_valid(path, &text);
                     }
                 }
             });
@@ -133,6 +134,10 @@ fn kstat_works_after_all_operations_at_once() {
                 let nout = fs::read_to_string(NOUT).map_err(file::errno);
                 if let Some(nout) = namespaces.count("reading", nout, &PROC_ERRORS) {
                     assert_eq!(nout, "0\n", "nout of a new namespace");
+                }
+                let counts = fs::read_to_string(OWN).map_err(file::errno);
+                if let Some(counts) = namespaces.count("reading", counts, &PROC_ERRORS) {
+                    assert_eq!(Counts::parse(&counts), Counts::default());
                 }
             });
         };
@@ -169,8 +174,8 @@ fn kstat_works_after_all_operations_at_once() {
     did(rounds, "loads and unloads");
     starts.report("writes to start");
     settings.report("settings of N");
-    readings.report("readings of counter and nout");
-    namespaces.report("namespaces made and destroyed");
+    readings.report("readings of all files");
+    namespaces.report("readings in new namespaces");
 }
 
 #[test]

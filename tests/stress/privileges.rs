@@ -36,9 +36,14 @@ echo "before=$(busybox cat /proc/kstat/nout)"
 # A connection that is refused: two packets.
 busybox nc 127.0.0.1 9 </dev/null 2>/dev/null
 echo "after=$(busybox cat /proc/kstat/nout)"
+read -r _ packets _ <<-END
+	$(busybox tail -n 1 /proc/net/kstat)
+END
+echo "packets=$packets"
 try counter 'echo 3 >/proc/kstat/counter'
 try host 'echo 5 >&9'
 try nout 'echo 5 >/proc/kstat/nout'
+try net 'echo 5 >/proc/net/kstat'
 try start 'echo 0 >/sys/module/kstat/parameters/start'
 try unload 'busybox rmmod kstat'
 echo "n=$(busybox cat /proc/kstat/counter)"
@@ -117,6 +122,7 @@ fn callers_can_do_exactly_what_their_privileges_allow() {
             ("counter", EACCES),
             ("host", EPERM),
             ("nout", EACCES),
+            ("net", EACCES),
             ("start", EACCES),
             ("unload", EPERM),
             ("n", "1"),
@@ -130,6 +136,7 @@ fn callers_can_do_exactly_what_their_privileges_allow() {
             ("counter", EPERM),
             ("host", EPERM),
             ("nout", EIO),
+            ("net", EACCES),
             // Only the file's permissions protect it, which let root write. It takes no capability.
             ("start", DONE),
             ("unload", EPERM),
@@ -146,10 +153,12 @@ fn callers_can_do_exactly_what_their_privileges_allow() {
         &[
             ("before", "0"),
             ("after", "2"),
+            ("packets", "2"),
             // The owner of the files, the host's root, is not mapped into the user namespace.
             ("counter", EACCES),
             ("host", EPERM),
             ("nout", EACCES),
+            ("net", EACCES),
             ("start", EACCES),
             ("unload", EPERM),
             ("n", "1"),
@@ -162,9 +171,11 @@ fn callers_can_do_exactly_what_their_privileges_allow() {
         &[
             ("before", "0"),
             ("after", "2"),
+            ("packets", "2"),
             ("counter", DONE),
             ("host", EPERM),
             ("nout", EIO),
+            ("net", EACCES),
             // The caller still owns the file, and writing it takes no capability.
             ("start", DONE),
             ("unload", EPERM),
@@ -178,10 +189,12 @@ fn callers_can_do_exactly_what_their_privileges_allow() {
         &[
             ("before", "0"),
             ("after", "2"),
+            ("packets", "2"),
             ("counter", EPERM),
             // runc passes no descriptor of the host on.
             ("host", EBADF),
             ("nout", EACCES),
+            ("net", EACCES),
             ("start", EROFS),
             ("unload", EPERM),
             ("n", "1"),

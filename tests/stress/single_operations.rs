@@ -12,6 +12,7 @@ use kstat_tests::{
         module::Kstat,
         netns::{self, Netns},
         setting,
+        wire::{Counts, OWN},
     },
     scale::{did, times},
     stress::{responders::Responders, slow_function::SlowFunction},
@@ -118,6 +119,7 @@ fn new_namespaces_are_counted_from_zero_and_freed() {
             // No socket listens on port 9, so there are two packets: a SYN and a RST.
             TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).expect_err("no socket listens");
             assert_eq!(file::number(NOUT), 2, "nout of a new namespace");
+            assert_eq!(Counts::parse(&file::read(OWN)).packets, 2, "OutPackets");
         });
     }
     traffic.stop();

@@ -27,6 +27,11 @@ impl Daemon {
                 .unwrap_or_else(|error| panic!("{program}: {error}"))
         })
     }
+
+    /// Returns the process ID.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Daemon {

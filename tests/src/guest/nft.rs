@@ -4,7 +4,11 @@
 //! hooks.
 
 use crate::{
-    guest::{file, netns::Netns},
+    guest::{
+        file,
+        netns::Netns,
+        wire::{self, Counts},
+    },
     tool, wait,
 };
 use serde_json::Value;
@@ -36,6 +40,8 @@ impl HookPoint {
 pub struct TcpCounter<'a> {
     net: &'a Netns,
     point: HookPoint,
+    /// What kstat had counted before, if it was loaded.
+    before: Counts,
 }
 
 /// The packets that nftables has counted.
@@ -77,7 +83,11 @@ impl<'a> TcpCounter<'a> {
                  }}"
             ),
         );
-        Self { net, point }
+        Self {
+            net,
+            point,
+            before: counts(net).unwrap_or_default(),
+        }
     }
 
     /// Returns the packets counted so far.
@@ -123,13 +133,32 @@ impl<'a> TcpCounter<'a> {
         self.compare(nout, self.packets())
     }
 
+    /// Asserts that nftables agrees with `nout`, and with `/proc/net/kstat` on what it has counted
+    /// since this was made.
     #[track_caller]
     fn compare(&self, nout: u64, packets: Packets) -> u64 {
         let source = format!("{} at {}", Self::SOURCE, self.point.name());
 
         crate::assert_agrees(nout, packets.total(), &source);
+        let counted = Counts::of(self.net).since(self.before);
+        let table = format!("counted_{}", self.point.name());
+        let octets = ["ipv4", "ipv6"].map(|name| value_of(self.net, "inet", &table, name, "bytes"));
+
+        println!("/proc/net/kstat says {counted:?}, {source} says {octets:?} bytes");
+        assert_eq!(counted.packets, packets.total(), "OutPackets, and {source}");
+        assert_eq!(
+            counted.octets,
+            octets.iter().sum::<u64>(),
+            "OutOctets, and bytes of {source}"
+        );
+        assert!(counted.segments >= counted.packets, "{counted:?}");
         nout
     }
+}
+
+/// Returns what `/proc/net/kstat` shows in `net`, or `None` if kstat is not loaded.
+fn counts(net: &Netns) -> Option<Counts> {
+    net.run(|| file::exists(wire::OWN)).then(|| Counts::of(net))
 }
 
 /// A record of the packets that nftables sees, and of those that match `meta l4proto tcp`. A number
@@ -248,15 +277,21 @@ pub fn counter(net: &Netns, table: &str, name: &str) -> u64 {
 /// Returns the packets of a named counter in a table of `family`.
 #[track_caller]
 pub fn counter_of(net: &Netns, family: &str, table: &str, name: &str) -> u64 {
+    value_of(net, family, table, name, "packets")
+}
+
+/// Returns `packets` or `bytes` of a named counter.
+#[track_caller]
+fn value_of(net: &Netns, family: &str, table: &str, name: &str, value: &str) -> u64 {
     let answer = net.run(|| tool::run("nft", &["-j", "list", "counter", family, table, name]));
-    let value: Value = serde_json::from_str(&answer)
+    let list: Value = serde_json::from_str(&answer)
         .unwrap_or_else(|error| panic!("nft -j list counter: {error}: {answer}"));
 
-    value["nftables"]
+    list["nftables"]
         .as_array()
         .into_iter()
         .flatten()
-        .find_map(|object| object["counter"]["packets"].as_u64())
+        .find_map(|object| object["counter"][value].as_u64())
         .unwrap_or_else(|| panic!("nft -j list counter: no {name} in {answer}"))
 }
 

@@ -41,6 +41,11 @@ impl UserNetns {
         }
     }
 
+    /// Returns the process ID.
+    pub fn pid(&self) -> u32 {
+        self.user.id()
+    }
+
     /// Returns the network namespace.
     pub fn net(&self) -> &Netns {
         &self.net
