@@ -7,16 +7,18 @@
 
 mod bpf;
 mod chart;
+mod connections;
 mod cost;
 mod device;
+mod instructions;
 mod measurement;
 mod memory;
+mod namespaces;
 mod nftables;
 mod report;
 mod results;
 mod scale;
 mod subject;
-mod traffic;
 
 use clap::{Parser, Subcommand};
 use cost::Environment;
@@ -56,8 +58,15 @@ enum Command {
         /// The file to write the measurements to.
         output: PathBuf,
     },
-    /// In a guest: the throughput of iperf3, and the rate of short connections.
-    Traffic {
+    /// In a guest that counts instructions, with one CPU: whole connections.
+    Connections {
+        rounds: usize,
+        /// The file to write the measurements to.
+        output: PathBuf,
+    },
+    /// In a guest that counts instructions, with one CPU: reading the files in `/proc/PID/net` of
+    /// 1,000 network namespaces.
+    Namespaces {
         rounds: usize,
         /// The file to write the measurements to.
         output: PathBuf,
@@ -85,7 +94,8 @@ fn main() {
         } => (cost::measure(environment, rounds, packets), output),
         Command::Scale { rounds, output } => (scale::measure(rounds), output),
         Command::Cpus { rounds, output } => (scale::measure_by_cpus(rounds), output),
-        Command::Traffic { rounds, output } => (traffic::measure(rounds), output),
+        Command::Connections { rounds, output } => (connections::measure(rounds), output),
+        Command::Namespaces { rounds, output } => (namespaces::measure(rounds), output),
         Command::Report {
             instructions,
             folder,

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct Quantity {
     /// The name of the [`Subject`](crate::subject::Subject) that counted.
     pub subject: String,
-    /// `uml`, `icount` or `iperf3`.
+    /// `uml` or `icount`.
     pub environment: String,
     pub unit: String,
     /// How many threads sent at the same time.
     pub threads: u32,
-    /// The name of the packet that they sent.
+    /// The name of the packet that they sent, or of what they did over connections.
     pub packet: String,
 }
 

@@ -5,6 +5,7 @@
 use crate::{
     cost::{self, Environment, Senders},
     device::{self, CHook, Device},
+    instructions,
     measurement::{Measurements, ScalePoint},
     memory, nftables,
 };
@@ -191,11 +192,8 @@ pub fn measure_by_cpus(rounds: usize) -> Measurements {
     cpu::stay_on(0);
     let samples = (0..rounds)
         .map(|_| {
-            let start = timestamp_counter();
-            for _ in 0..READS {
-                read(&nout);
-            }
-            (timestamp_counter() - start) as f64 / READS as f64
+            let reads = instructions::of(|| (0..READS).for_each(|_| read(&nout)));
+            reads as f64 / READS as f64
         })
         .collect();
     add("a read of nout", "instructions", samples);
@@ -224,20 +222,4 @@ fn read(nout: &File) {
     let read = nout.read_at(&mut [0; 32], 0);
 
     assert!(read.is_ok_and(|length| length > 1), "reading nout");
-}
-
-/// Reads the CPU's timestamp counter, which counts instructions in QEMU with `-icount`.
-#[cfg(target_arch = "x86_64")]
-fn timestamp_counter() -> u64 {
-    // SAFETY: All x86-64 CPUs have this instruction.
-    unsafe { std::arch::x86_64::_rdtsc() }
-}
-
-/// Reads the CPU's virtual counter, which counts instructions in QEMU with `-icount`.
-#[cfg(target_arch = "aarch64")]
-fn timestamp_counter() -> u64 {
-    let counter;
-    // SAFETY: Linux lets programs read this register.
-    unsafe { std::arch::asm!("mrs {}, cntvct_el0", out(reg) counter) };
-    counter
 }

@@ -48,11 +48,6 @@ impl Subject {
         Self::BpfCgroup,
     ];
 
-    /// Returns whether this is a counter other than kstat.
-    pub fn is_other_counter(self) -> bool {
-        !matches!(self, Self::None | Self::Empty | Self::Kstat)
-    }
-
     /// Returns the name that results and tables have.
     pub fn name(self) -> &'static str {
         match self {
