@@ -371,6 +371,9 @@ mod tests {
             .iter()
             .map(|kernel| name(kernel, &kernels))
             .collect();
-        assert_eq!(names, ["forky-arm64", "forky-16k-arm64", "forky-cloud-arm64"]);
+        assert_eq!(
+            names,
+            ["forky-arm64", "forky-16k-arm64", "forky-cloud-arm64"]
+        );
     }
 }
