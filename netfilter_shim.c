@@ -11,11 +11,6 @@
 
 #include "netfilter_shim.h"
 
-struct shim_nf_hooks {
-	struct nf_hook_ops ops[2];
-	struct rcu_head rcu;
-};
-
 /*
  * Registers a hook for IPv4 and one for IPv6. The caller frees the result with
  * kfree() after it has unregistered them and an RCU grace period has passed.
@@ -41,11 +36,6 @@ struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, n
 	/* If only the second hook failed, nfnetlink_hook may still read the first one's ops. */
 	kfree_rcu(hooks, rcu);
 	return ERR_PTR(err);
-}
-
-void shim_nf_unregister_hooks(struct net *net, struct shim_nf_hooks *hooks)
-{
-	nf_unregister_net_hooks(net, hooks->ops, 2);
 }
 
 /* Returns NULL if the current task is exiting and has left its namespaces. */
@@ -93,12 +83,17 @@ void __percpu *shim_alloc_percpu(size_t size, size_t align)
 }
 
 /* Adds atomically, as the task may be moved to another CPU after raw_cpu_ptr(). */
-void shim_raw_cpu_add(atomic64_t __percpu *counters, const s64 *values, unsigned int n)
+void shim_raw_cpu_add(atomic64_t __percpu *counter, s64 value)
+{
+	atomic64_add(value, raw_cpu_ptr(counter));
+}
+
+void shim_raw_cpu_add2(atomic64_t __percpu *counters, s64 first, s64 second)
 {
 	atomic64_t *part = raw_cpu_ptr(counters);
 
-	for (unsigned int i = 0; i < n; i++)
-		atomic64_add(values[i], part + i);
+	atomic64_add(first, part);
+	atomic64_add(second, part + 1);
 }
 
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu)

@@ -14,9 +14,13 @@ enum {
 	SHIM_SKB_NETWORK_HEADER = offsetof(struct sk_buff, network_header),
 };
 
+struct shim_nf_hooks {
+	struct nf_hook_ops ops[2];
+	struct rcu_head rcu;
+};
+
 struct shim_nf_hooks *shim_nf_register_hooks(struct net *net, nf_hookfn *ipv4, nf_hookfn *ipv6,
 					     void *priv, unsigned int hooknum, int priority);
-void shim_nf_unregister_hooks(struct net *net, struct shim_nf_hooks *hooks);
 
 struct net *shim_current_net(void);
 void shim_get_net(struct net *net);
@@ -30,7 +34,8 @@ struct proc_dir_entry *shim_proc_create_net(struct net *net, const char *name, u
 					    int (*show)(struct seq_file *, void *), void *data);
 
 void __percpu *shim_alloc_percpu(size_t size, size_t align);
-void shim_raw_cpu_add(atomic64_t __percpu *counters, const s64 *values, unsigned int n);
+void shim_raw_cpu_add(atomic64_t __percpu *counter, s64 value);
+void shim_raw_cpu_add2(atomic64_t __percpu *counters, s64 first, s64 second);
 void *shim_per_cpu_ptr(void __percpu *ptr, int cpu);
 int shim_cpumask_next_possible(int cpu);
 

@@ -661,8 +661,14 @@ impl<O: Observer> PerNet for Hooks<O> {
 
     fn pre_exit(self: Pin<&Self>, net: &Net) {
         if !self.hooks.is_null() {
-            // SAFETY: By the type invariant, `init` has registered the hooks in this namespace.
-            unsafe { bindings::shim_nf_unregister_hooks(net.as_raw(), self.hooks) };
+            // SAFETY: By the type invariant, `init` has registered these two hooks in this namespace.
+            unsafe {
+                bindings::nf_unregister_net_hooks(
+                    net.as_raw(),
+                    (&raw const (*self.hooks).ops).cast(),
+                    2,
+                )
+            };
         }
     }
 }

@@ -23,9 +23,9 @@ use kernel::{
 ///
 /// Each possible CPU has a part with its own `N` counters, in one cache line. On x86-64, adding takes
 /// one instruction for each counter, and no other CPU writes to the part. Elsewhere, and in user-mode
-/// Linux, adding is one call of a C function, which may write to the part of another CPU if the task
-/// is moved during the call. Reading sums the parts of all possible CPUs, online and offline, so the
-/// counts of a CPU that goes offline are kept.
+/// Linux, adding to two counters is one call of a C function, which may write to the part of another
+/// CPU if the task is moved during the call. Reading sums the parts of all possible CPUs, online and
+/// offline, so the counts of a CPU that goes offline are kept.
 ///
 /// # Examples
 ///
@@ -175,12 +175,27 @@ impl<const N: usize> CountersRef<'_, N> {
             }
         }
 
+        // Most callers have two values, which one call then adds.
         #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
-        // SAFETY: By the type invariant, this is a live per-CPU allocation of `N` 64-bit integers.
-        // There are `M` values, and `M` is at most `N`.
-        unsafe {
-            bindings::shim_raw_cpu_add(self.into_raw().cast(), values.as_ptr().cast(), M as c_uint)
-        };
+        for (i, pair) in values.chunks(2).enumerate() {
+            let counter = self
+                .into_raw()
+                .cast::<bindings::atomic64_t>()
+                .wrapping_add(2 * i);
+
+            // SAFETY: By the type invariant, this is a live per-CPU allocation of `N` 64-bit
+            // integers. `counter` is the address of the first one that is not added to yet, and at
+            // least as many follow as there are values left.
+            unsafe {
+                match *pair {
+                    [first, second] => {
+                        bindings::shim_raw_cpu_add2(counter, first as i64, second as i64)
+                    }
+                    [value] => bindings::shim_raw_cpu_add(counter, value as i64),
+                    _ => {}
+                }
+            };
+        }
     }
 
     /// Adds to the counter `I`.
