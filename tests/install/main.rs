@@ -284,10 +284,10 @@ fn failed_rust_tree_names_the_cause_and_leaves_no_partial_tree() {
     println!("# with a small disk");
     assert_refused(
         root.attempt(&format!(
-            "mount -t tmpfs -o size=1G tmpfs /var/cache/rust-tree; {make}"
+            "mount -t tmpfs -o size=500M tmpfs /var/cache/rust-tree; {make}"
         )),
         &[
-            "/var/cache/rust-tree has 1024 MB free",
+            "/var/cache/rust-tree has 500 MB free",
             "free some space, and run it again",
         ],
     );
@@ -295,10 +295,10 @@ fn failed_rust_tree_names_the_cause_and_leaves_no_partial_tree() {
     println!("# with a disk that another program fills meanwhile");
     assert_refused(
         root.attempt(&format!(
-            "mount -t tmpfs -o size=3G tmpfs /var/cache/rust-tree
+            "mount -t tmpfs -o size=1G tmpfs /var/cache/rust-tree
             {{ status=0; {make} 2>&1 || status=$?; echo $status >/run/status; }} | tee /run/said &
             until grep -q unpacking /run/said; do kill -0 $!; sleep 0.1; done
-            fallocate -l 2G /var/cache/rust-tree/other
+            fallocate -l 700M /var/cache/rust-tree/other
             wait
             [ \"$(ls -A -I .lock /var/cache/rust-tree)\" = other ]
             tail -n 1 /run/said
