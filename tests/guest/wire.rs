@@ -312,7 +312,8 @@ fn tcp_packet(to: IpAddr, len: usize, options: &[(u8, &[u8])]) -> (Vec<u8>, usiz
 }
 
 /// Sends packets with virtio-net headers, whose GSO type, segment size or length of headers may be
-/// wrong, to `device` of the router, which forwards them to far. Asserts that the segments that the router counts are those that its kernel sends.
+/// wrong, to `device` of the router, which forwards them to far. Asserts that the segments that the
+/// router counts are those that its kernel sends.
 #[track_caller]
 fn assert_segments_are_sent(network: &Network<'_>, device: &str, sender: &dyn Sender) {
     network.router.run(|| {
@@ -334,6 +335,13 @@ fn assert_segments_are_sent(network: &Network<'_>, device: &str, sender: &dyn Se
             number("Udp", "NoPorts") > before
         });
         (Counts::of(&network.router), number("Tcp", "InSegs"))
+    };
+    // Sends a packet. Returns whether the kernel took it, what was counted, and the segments that far received.
+    let attempt = |header, packet: &[u8]| {
+        let (before, received_before) = counts();
+        let taken = send(header, packet);
+        let (now, received) = counts();
+        (taken, now.since(before), received - received_before)
     };
     let options = [(packet::DESTINATION, packet::PADDING)];
     let [ipv4, ipv6] = Network::FAR;
@@ -373,10 +381,7 @@ fn assert_segments_are_sent(network: &Network<'_>, device: &str, sender: &dyn Se
                         transport: transport as u16,
                         checksum: 16,
                     };
-                    let (before, received_before) = counts();
-                    let taken = send(header, &packet);
-                    let (now, received) = counts();
-                    let (counted, sent) = (now.since(before), received - received_before);
+                    let (taken, counted, sent) = attempt(header, &packet);
                     let case = format!(
                         "{to} {len} bytes, {header:?}, {taken:?}: {counted:?}, {sent} segments"
                     );
@@ -396,6 +401,27 @@ fn assert_segments_are_sent(network: &Network<'_>, device: &str, sender: &dyn Se
     }
     // Six sizes, two lengths of headers, three kinds of packets.
     assert_eq!(split, 36, "packets that were split");
+
+    // The kernel drops a packet that is to be split if the length of its TCP header is too small. A packet socket's kernel
+    // does so before the packet reaches the router.
+    for (to, gso_type) in [(ipv4, virtio_net::GSO_TCPV4), (ipv6, virtio_net::GSO_TCPV6)] {
+        let (mut packet, transport) = tcp_packet(to, 3000, &[]);
+        packet[transport + 12] = 0x40;
+        let header = Header {
+            gso_type,
+            headers: 54,
+            gso_size: 1000,
+            transport: transport as u16,
+            checksum: 16,
+        };
+        let (taken, counted, sent) = attempt(header, &packet);
+        let case = format!("{to}, {taken:?}: {counted:?}, {sent} segments");
+        assert_eq!(
+            (counted.segments, sent),
+            (counted.packets, 0),
+            "short TCP header: {case}"
+        );
+    }
 }
 
 #[test]
