@@ -453,8 +453,9 @@ impl Machine<'_> {
         let Some(limit) = self.limit else {
             return Ok((ended.recv()??, None));
         };
-        // An emulated guest has hung while it booted (docs/design.md). The limit for its command may be much longer.
-        let boot = limit.min(Duration::from_secs(300));
+        // An emulated guest has hung while it booted (docs/design.md). The limit for its command may be much longer. Many
+        // emulated CPUs start slowly, one after the other.
+        let boot = limit.min(Duration::from_secs(300.max(10 * u64::from(self.cpus))));
         let limit = match ended.recv_timeout(boot) {
             Ok(status) => return Ok((status?, None)),
             Err(_) if console::has_booted(&console.lock().expect("the console")) => limit,
