@@ -210,7 +210,7 @@ enum Bound {
 
 /// A claim about kstat, and what was measured.
 struct Claim {
-    text: &'static str,
+    text: String,
     measured: Option<Quartiles>,
     bound: Bound,
 }
@@ -247,9 +247,9 @@ impl Claim {
     }
 }
 
-fn claim(text: &'static str, measured: Option<Quartiles>, bound: Bound) -> Claim {
+fn claim(text: impl Into<String>, measured: Option<Quartiles>, bound: Bound) -> Claim {
     Claim {
-        text,
+        text: text.into(),
         measured,
         bound,
     }
@@ -383,45 +383,31 @@ fn claims(results: &Results) -> Vec<Claim> {
             over_in_namespaces(namespaces::KSTAT, namespaces::SNMP),
             Bound::AtMost(1.0),
         ),
-        claim(
-            "a transfer of 16 MB: per cent of instructions that kstat adds",
-            per_cent_added(connections::TRANSFER, "none"),
-            Bound::AtMost(0.5),
-        ),
-        claim(
-            "a transfer of 16 MB: upper quartile of that minus lower quartile",
-            spread(connections::TRANSFER),
-            Bound::AtMost(0.1),
-        ),
-        claim(
-            "1,000 short HTTP connections: per cent of instructions that kstat adds",
-            per_cent_added(connections::HTTP, "none"),
-            Bound::AtMost(0.5),
-        ),
-        claim(
-            "1,000 short HTTP connections: upper quartile of that minus lower quartile",
-            spread(connections::HTTP),
-            Bound::AtMost(0.1),
-        ),
-        claim(
-            "1,000 short connections of one thread with itself: per cent of instructions that kstat \
-             adds",
-            per_cent_added(connections::SHORT, "none"),
-            Bound::AtMost(1.0),
-        ),
-        claim(
-            "1,000 short connections of one thread with itself: per cent of instructions that kstat \
-             adds to those with the empty hook",
-            per_cent_added(connections::SHORT, "empty"),
-            Bound::AtMost(0.5),
-        ),
-        claim(
-            "1,000 short connections of one thread with itself: upper quartile of the former minus \
-             lower quartile",
-            spread(connections::SHORT),
-            Bound::AtMost(0.1),
-        ),
     ];
+    for (work, per_cent) in [
+        (connections::TRANSFER, 0.5),
+        (connections::HTTP, 0.5),
+        (connections::SHORT, 1.0),
+    ] {
+        claims.push(claim(
+            format!("{work}: per cent of instructions that kstat adds"),
+            per_cent_added(work, "none"),
+            Bound::AtMost(per_cent),
+        ));
+        claims.push(claim(
+            format!("{work}: upper quartile of that minus lower quartile"),
+            spread(work),
+            Bound::AtMost(0.1),
+        ));
+    }
+    claims.push(claim(
+        format!(
+            "{}: per cent of instructions that kstat adds to those with the empty hook",
+            connections::SHORT
+        ),
+        per_cent_added(connections::SHORT, "empty"),
+        Bound::AtMost(0.5),
+    ));
     claims.extend(instruction_claims(results, AMD64));
     claims
 }

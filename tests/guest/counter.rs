@@ -12,6 +12,7 @@ use kstat_tests::{
         file::{self, COUNTER},
         host::Host,
         identity,
+        memory::PAGE,
         module::Kstat,
     },
     tool,
@@ -376,15 +377,12 @@ struct GuardedPage(*mut u8);
 unsafe impl Sync for GuardedPage {}
 
 impl GuardedPage {
-    /// The largest page size in Debian's kernels is 16 KiB, and this is a multiple of all of them.
-    const PAGE: usize = 16384;
-
     fn new() -> Self {
         // SAFETY: This makes a new mapping, at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                2 * Self::PAGE,
+                2 * PAGE,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
@@ -394,8 +392,7 @@ impl GuardedPage {
         assert_ne!(start, libc::MAP_FAILED, "mmap: {}", Errno::last());
 
         // SAFETY: This is the second page of the mapping, which nothing uses.
-        let result =
-            unsafe { libc::mprotect(start.byte_add(Self::PAGE), Self::PAGE, libc::PROT_NONE) };
+        let result = unsafe { libc::mprotect(start.byte_add(PAGE), PAGE, libc::PROT_NONE) };
         assert_eq!(result, 0, "mprotect: {}", Errno::last());
         Self(start.cast())
     }
@@ -404,7 +401,7 @@ impl GuardedPage {
     fn last_bytes(&self, bytes: &[u8]) -> *const u8 {
         // SAFETY: The bytes fit into the page, and no other thread uses it now.
         unsafe {
-            let start = self.0.add(Self::PAGE - bytes.len());
+            let start = self.0.add(PAGE - bytes.len());
             start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             start
         }
@@ -414,7 +411,7 @@ impl GuardedPage {
 impl Drop for GuardedPage {
     fn drop(&mut self) {
         // SAFETY: `new` mapped these two pages, and nothing uses them any more.
-        unsafe { libc::munmap(self.0.cast(), 2 * Self::PAGE) };
+        unsafe { libc::munmap(self.0.cast(), 2 * PAGE) };
     }
 }
 

@@ -5,6 +5,7 @@
 //! The buffer of the write is a page that is not present. The kernel faults on it when it copies
 //! the text from user space, and waits until the test supplies the page by userfaultfd(2).
 
+use crate::guest::memory::PAGE;
 use nix::errno::Errno;
 use std::{
     fs::File,
@@ -13,9 +14,6 @@ use std::{
     ptr,
     thread::{self, JoinHandle},
 };
-
-/// The largest page size in Debian's kernels is 16 KiB, and this is a multiple of all of them.
-const PAGE: usize = 16384;
 
 /// From include/uapi/linux/userfaultfd.h.
 mod uffd {

@@ -6,6 +6,9 @@
 use crate::guest::file;
 use std::{collections::BTreeMap, fs};
 
+/// The largest page size in Debian's kernels, 16 KiB, which is a multiple of the others.
+pub const PAGE: usize = 16384;
+
 /// The memory in use at one moment.
 #[derive(Debug)]
 pub struct Usage {
