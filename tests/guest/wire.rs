@@ -402,8 +402,8 @@ fn assert_segments_are_sent(network: &Network<'_>, device: &str, sender: &dyn Se
     // Six sizes, two lengths of headers, three kinds of packets.
     assert_eq!(split, 36, "packets that were split");
 
-    // The kernel drops a packet that is to be split if the length of its TCP header is too small. A packet socket's kernel
-    // does so before the packet reaches the router.
+    // The kernel drops a packet that is to be split if the length of its TCP header is too small. If near
+    // sends it from a packet socket, near drops it, and the router does not see it.
     for (to, gso_type) in [(ipv4, virtio_net::GSO_TCPV4), (ipv6, virtio_net::GSO_TCPV6)] {
         let (mut packet, transport) = tcp_packet(to, 3000, &[]);
         packet[transport + 12] = 0x40;
