@@ -38,7 +38,7 @@ kdir:
 	@grep -q '^CONFIG_RUST=y' $(KDIR)/.config || { echo "kstat: the kernel of $(KDIR) is built without CONFIG_RUST" \
 		"and cannot load Rust modules: boot one that has it (see README.md), or run 'make demo' to try kstat in a guest." >&2; exit 1; }
 	@test -e $(KDIR)/rust/libkernel.rmeta || { echo "kstat: the kernel of $(KDIR) has CONFIG_RUST, but its headers" \
-		"come without Rust metadata: run 'make KDIR=\$$(rust-tree/rust-tree)', which makes it and builds with it." >&2; exit 1; }
+		"come without Rust metadata: add it with 'rust-tree --install' (package rust-tree), or run 'make KDIR=\$$(rust-tree/rust-tree)'." >&2; exit 1; }
 	@! findmnt -n -o OPTIONS -T $(KDIR)/rust/. 2>/dev/null | grep -qw noexec || { echo "kstat: $(KDIR)/rust is on a file system" \
 		"that is mounted noexec, and rustc cannot load macros from there: remount it with exec, or use headers on another file system." >&2; exit 1; }
 	@for option in NETFILTER IPV6 PROC_FS SYSFS MODULES 64BIT; do grep -q "^CONFIG_$$option=[ym]" $(KDIR)/.config || { \
@@ -53,11 +53,6 @@ kdir:
 	@want=$$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$$/\1/p' $(KDIR)/.config); have=$$($(or $(RUSTC),rustc) --version); \
 		test "$$want" = "$$have" || { echo "kstat: the kernel of $(KDIR) was built by '$$want', and rustc here is" \
 		"'$$have': install the rustc that built the kernel, and name it with RUSTC= if it is not 'rustc'." >&2; exit 1; }
-
-# DKMS runs this, with the kernel's release in KERNELRELEASE.
-.PHONY: dkms
-dkms:
-	@KDIR=$$(rust-tree $(KERNELRELEASE)) && $(MAKE) --no-print-directory KDIR=$$KDIR
 
 # The kernel of the lab, by a name that scripts/lab takes.
 kernel = $(if $(KERNEL),-k $(KERNEL))
@@ -104,7 +99,7 @@ rust-analyzer: kdir
 	@mkdir -p build/rust-analyzer
 	@$(kbuild) MO=$(CURDIR)/build/rust-analyzer modules
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && ln -s -t "$$folder" $(CURDIR)/kstat.rs $(CURDIR)/Kbuild && \
-	rust-tree/rust-tree --rust-analyzer "$$folder" $(release) >"$$folder/project" && \
+	rust-tree/rust-tree --rust-project "$$folder" $(release) >"$$folder/project" && \
 	sed "s|$$folder|$(CURDIR)|; s|\"RUST_MODFILE\"|\"BINDINGS_GENERATED\": \"$(CURDIR)/build/rust-analyzer/bindings_generated.rs\", \"KSTAT_VERSION\": \"$(shell cat VERSION)\", &|" \
 		"$$folder/project" >rust-project.json
 
@@ -162,14 +157,14 @@ help:
 	@echo 'make demo          show kstat at work in a guest with a stock Debian kernel; less than a minute'
 	@echo 'make test          run the tests in such guests; 13 minutes; TESTS=NAME for some tests, KERNELS=all for every kernel, JOBS=2 for two at a time'
 	@echo '                   KERNELS=new tries the kernels that docs/tested-kernels lacks; demo, bench and test-install take KERNEL=NAME'
-	@echo 'make test-install  install, upgrade and purge the package in new Debian systems; half an hour, needs a network'
+	@echo 'make test-install  install, upgrade and purge the packages in new Debian systems; half an hour, needs a network'
 	@echo 'make stress        run the stress tests on KASAN and KCSAN kernels; 20 minutes; STRESS=10 for 10 times the repetitions'
 	@echo 'make coverage      list the lines of the module that no test reaches; 40 minutes'
 	@echo 'make mutants       check that each change in tests/mutants makes a test fail; 2 hours; MUTANTS=NAME for one'
 	@echo 'make bench         measure what counting costs per packet, with kstat and with other counters; 17 minutes'
 	@echo 'make rust-analyzer write rust-project.json for rust-analyzer; needs what make needs'
 	@echo 'make check         check formatting and style, and run the linters'
-	@echo 'make deb           build the Debian package in build/deb'
+	@echo 'make deb           build the Debian packages in build/deb'
 	@echo 'make clean         remove what make built beside the sources'
 	@echo 'make distclean     remove also build/, the labs, the kernels and the caches, and say how much that freed'
 	@echo

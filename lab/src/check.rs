@@ -69,11 +69,15 @@ pub fn run() -> Result<ExitCode> {
         "lab/install-kernel",
         "lab/guest/*",
         "rust-tree/rust-tree",
-        "rust-tree/postrm.d/rust-tree",
+        "rust-tree/kernel-hook",
+        "rust-tree/debian/rust-tree.p*",
         "debian/kstat-dkms.post*",
         ".ci/run",
     ];
-    succeed(Command::new("shellcheck").args(matching(&scripts)?))?;
+    // With the files that they source.
+    let mut shellcheck = Command::new("shellcheck");
+    shellcheck.args(["-x", "-a", "-P", "SCRIPTDIR"]);
+    succeed(shellcheck.args(matching(&scripts)?))?;
 
     step("rules of this project");
     lint::run()

@@ -18,6 +18,7 @@ pub fn run() -> Result<ExitCode> {
     broken.extend(help_is_complete()?);
     broken.extend(installation_is_documented()?);
     broken.extend(version_has_one_home()?);
+    broken.extend(guide_shows_tested_files()?);
     broken.extend(mutants_name_tests()?);
     broken.extend(readme_is_short_and_exact()?);
     broken.extend(shell_is_short()?);
@@ -151,21 +152,47 @@ fn code_blocks(markdown: &str) -> Vec<String> {
     blocks
 }
 
-/// The package and the changelog follow VERSION.
+/// The packages and their changelogs follow the file VERSION, and the line "version=" of rust-tree.
 fn version_has_one_home() -> Result<Vec<String>> {
-    let version = read("VERSION")?;
-    let version = version.trim();
-    let packaged = read("debian/changelog")?.starts_with(&format!("kstat ({version}) "));
-    let section = format!("## {version}");
-    let described = read("CHANGELOG.md")?
+    let script = read("rust-tree/rust-tree")?;
+    let tool = script
         .lines()
-        .any(|line| line.starts_with(&section));
-    let mut sentences = broken(!packaged, || {
-        format!("debian/changelog does not begin with version {version} of VERSION.")
-    });
-    sentences.extend(broken(!described, || {
-        format!("CHANGELOG.md has no section for version {version} of VERSION.")
-    }));
+        .find_map(|line| line.strip_prefix("version="))
+        .context("rust-tree/rust-tree has no line 'version='")?;
+    let mut sentences = Vec::new();
+    for (package, version, folder) in [
+        ("kstat", read("VERSION")?.trim(), Path::new("")),
+        ("rust-tree", tool, Path::new("rust-tree")),
+    ] {
+        for (file, line) in [
+            ("debian/changelog", format!("{package} ({version}) ")),
+            ("CHANGELOG.md", format!("## {version}")),
+        ] {
+            let file = folder.join(file);
+            let has = read(&file)?.lines().any(|text| text.starts_with(&line));
+            sentences.extend(broken(!has, || {
+                format!("{} has no entry for version {version}.", file.display())
+            }));
+        }
+    }
+    let manual = format!("\"rust-tree {tool}\"");
+    sentences.extend(broken(
+        !read("rust-tree/rust-tree.1")?.contains(&manual),
+        || format!("rust-tree/rust-tree.1 is not of version {tool}."),
+    ));
+    Ok(sentences)
+}
+
+/// The files that rust-tree/README.md shows to maintainers of modules are those of the modules that tests build.
+fn guide_shows_tested_files() -> Result<Vec<String>> {
+    let blocks = code_blocks(&read("rust-tree/README.md")?);
+    let mut sentences = Vec::new();
+    for name in ["hello/Kbuild", "hello/dkms.conf", "mixed/Kbuild"] {
+        let file = read(Path::new("tests/fixtures").join(name))?;
+        sentences.extend(broken(!blocks.contains(&file), || {
+            format!("no code block in rust-tree/README.md is tests/fixtures/{name}.")
+        }));
+    }
     Ok(sentences)
 }
 

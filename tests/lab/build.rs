@@ -405,7 +405,10 @@ fn make_refuses_headers_without_rust_metadata() {
 
     assert_refused(
         copy.make(Path::new(&headers)),
-        &["without Rust metadata", "make KDIR=$(rust-tree/rust-tree)"],
+        &[
+            "without Rust metadata: add it with 'rust-tree --install'",
+            "make KDIR=$(rust-tree/rust-tree)",
+        ],
     );
 }
 

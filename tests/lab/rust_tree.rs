@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust-tree`: its errors, and a module that is built with its tree. Runs in the lab. The test program `install` has its errors without network, source
-//! or disk space.
+//! `rust-tree`: its errors, what `--doctor` says, and the guide for maintainers of modules. Runs in the lab. The test
+//! program `install` has its package, and its errors without network, source or disk space.
 
 use kstat_tests::{
     lab::{
         project,
         rust_tree::{cache, release, rust_tree, rust_tree_after, tree},
-        vm,
+        unshare_mounts,
     },
-    tool::{run, shell, Outcome},
+    tool::{run, Outcome},
 };
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 use tempfile::TempDir;
 
@@ -258,37 +259,182 @@ fn remove_deletes_only_the_named_tree() {
     );
 }
 
-#[test]
-fn unrelated_module_builds_and_loads() {
-    let folder = project().join("build/hello");
-    fs::create_dir_all(&folder).expect("making a folder");
-    for name in ["Kbuild", "hello.rs"] {
-        fs::copy(
-            project().join("tests/fixtures/hello").join(name),
-            folder.join(name),
-        )
-        .expect("copying");
-    }
+/// What the commands of a setup begin with: a copy of the kernel's headers that they can change, and of the scripts to which
+/// these have a link.
+const COPY_HEADERS: &str = r#"
+    headers=$(readlink -f /lib/modules/*/build)
+    scripts=$(readlink -f $headers/scripts)
+    cp -a $headers /tmp/headers
+    cp -a $scripts /tmp/scripts
+    mount --bind /tmp/headers $headers
+    mount --bind /tmp/scripts $scripts
+"#;
 
-    shell(&format!(
-        "make -C {} M={} modules 2>&1",
-        tree().display(),
-        folder.display()
-    ));
+/// Hides Debian's packages of the kernel from dpkg-query.
+const FORGET_PACKAGES: &str = r#"
+    mkdir /tmp/bin
+    printf '#!/bin/sh\nexit 1\n' >/tmp/bin/dpkg-query
+    chmod +x /tmp/bin/dpkg-query
+    export PATH=/tmp/bin:$PATH
+"#;
+
+/// Runs `setup`, a shell script, and then `rust-tree --doctor` for the lab's kernel. Asserts that it calls `problems`, words
+/// of a sentence each, problems, and nothing else.
+#[track_caller]
+fn assert_doctor_finds(setup: &str, problems: &[&str]) {
+    let script = project().join("rust-tree/rust-tree");
     let outcome = Outcome::of(
-        vm().args([
-            "--",
-            "sh",
-            "-c",
-            "insmod $1 && rmmod hello && dmesg | grep -o 'hello: from.*'",
-            "sh",
-        ])
-        .arg(folder.join("hello.ko")),
+        unshare_mounts()
+            .args(["bash", "-ec"])
+            .arg(format!("mount -t tmpfs tmpfs /tmp\n{setup}\nexec \"$@\""))
+            .arg("bash")
+            .arg(script)
+            .args(["--doctor", &release()]),
+    );
+    println!("{outcome:?}");
+
+    let text = outcome.stdout_text();
+    let found: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("problem  "))
+        .collect();
+    assert_eq!(found.len(), problems.len(), "{outcome:?}");
+    for (line, words) in found.iter().zip(problems) {
+        assert!(line.contains(words), "{words:?} is not in {line:?}");
+    }
+    assert_eq!(outcome.status.success(), problems.is_empty(), "{outcome:?}");
+    let last = text.lines().last().unwrap_or_default();
+    if problems.is_empty() {
+        assert!(last.contains(": make -C /lib/modules/"), "{outcome:?}");
+    } else {
+        assert!(
+            last.contains("do what the lines with 'problem' say"),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn doctor_finds_what_a_debian_machine_lacks() {
+    let linked = format!(
+        "{COPY_HEADERS}
+        ln -s {0}/rust /tmp/headers/rust
+        find {0}/scripts -type f -exec ln -s -t /tmp/scripts {{}} +",
+        tree().display()
+    );
+    assert_doctor_finds(&linked, &[]);
+    assert_doctor_finds(
+        "",
+        &["the headers have no link to it: run 'rust-tree --install' as root"],
     );
 
-    assert_eq!(
-        outcome.stdout_text(),
-        "hello: from outside of the tree\n",
+    let empty = "export RUST_TREE_CACHE=/tmp/empty";
+    assert_doctor_finds(empty, &["not made yet: run 'rust-tree --install' as root"]);
+    let no_source = format!("{empty}; {FORGET_PACKAGES} printf '#!/bin/sh\\ncase \"$*\" in *linux-source*) exit 1 ;; esac\\nexec /usr/bin/dpkg-query \"$@\"\\n' >/tmp/bin/dpkg-query");
+    assert_doctor_finds(
+        &no_source,
+        &["apt does not know it: run 'apt update'", "not made yet"],
+    );
+    let no_memory = format!("{empty}; printf 'MemAvailable: 500000 kB\\nSwapFree: 400000 kB\\n' >/tmp/meminfo; mount --bind /tmp/meminfo /proc/meminfo");
+    assert_doctor_finds(
+        &no_memory,
+        &[
+            "878 MB of memory and swap are free, and making a tree takes 1100 MB",
+            "not made yet",
+        ],
+    );
+
+    let no_bindgen = "mkdir /tmp/bin; ln -s -t /tmp/bin /usr/bin/*; rm /tmp/bin/bindgen; export PATH=/tmp/bin:/usr/sbin";
+    assert_doctor_finds(no_bindgen, &["bindgen is missing: install it (apt install"]);
+    let other_rustc = "printf '#!/bin/sh\\necho rustc 1.2.3\\n' >/tmp/rustc; chmod +x /tmp/rustc; mount --bind /tmp/rustc $(readlink -f /usr/bin/rustc)";
+    assert_doctor_finds(
+        other_rustc,
+        &["rustc here is 'rustc 1.2.3': install the rustc that built the kernel"],
+    );
+    let no_rust = format!("{COPY_HEADERS} sed -i s/^CONFIG_RUST=y// /tmp/headers/.config");
+    assert_doctor_finds(
+        &no_rust,
+        &["without CONFIG_RUST and cannot load Rust modules: use a kernel that has it"],
+    );
+    let no_headers = "mount -t tmpfs tmpfs $(readlink -f /lib/modules/*/build)";
+    assert_doctor_finds(
+        no_headers,
+        &["are not installed: install the package linux-headers-"],
+    );
+}
+
+#[test]
+fn doctor_knows_the_headers_of_other_distributions() {
+    // Ubuntu: a link to a package that is not installed.
+    assert_doctor_finds(
+        &format!("{COPY_HEADERS} ln -s ../linux-lib-rust-1.2.3/rust /tmp/headers/rust"),
+        &["in a package that is not installed: install linux-lib-rust-"],
+    );
+    // Fedora: a folder with a makefile.
+    assert_doctor_finds(
+        &format!("{COPY_HEADERS} {FORGET_PACKAGES} mkdir /tmp/headers/rust; touch /tmp/headers/rust/Makefile"),
+        &["have a folder rust/ without metadata"],
+    );
+    // The folder in which the owner of a machine built its kernel, after the build and before it.
+    let built = "touch /tmp/headers/rust/libkernel.rmeta";
+    let source = "mkdir -p /tmp/headers/rust/kernel; touch /tmp/headers/rust/kernel/lib.rs";
+    assert_doctor_finds(
+        &format!("{COPY_HEADERS} {FORGET_PACKAGES} {source}; {built}"),
+        &[],
+    );
+    assert_doctor_finds(
+        &format!("{COPY_HEADERS} {FORGET_PACKAGES} {source}"),
+        &["is not built with its Rust crates: run 'make -C "],
+    );
+}
+
+/// A fake make shows its arguments, and fails as it does if the kernel kills rustc.
+#[test]
+fn jobs_of_make_fit_into_the_free_memory() {
+    for (memory, jobs) in [(1_800_000, "-j 1 "), (64_000_000, "-j 3 ")] {
+        let outcome = rust_tree_after(
+            &format!(
+                "mount -t tmpfs tmpfs /tmp
+                export RUST_TREE_CACHE=/tmp/empty
+                printf 'MemAvailable: {memory} kB\\n' >/tmp/meminfo
+                mount --bind /tmp/meminfo /proc/meminfo
+                mkdir /tmp/bin
+                printf '#!/bin/sh\\necho 3\\n' >/tmp/bin/nproc
+                printf '#!/bin/sh\\necho \"$*\"; echo signal: 9, SIGKILL: kill; exit 2\\n' >/tmp/bin/make
+                chmod +x /tmp/bin/*
+                export PATH=/tmp/bin:$PATH"
+            ),
+            &[&release()],
+        );
+        outcome.assert_refused(SPEAKER, &["the machine has too little memory", "add swap"]);
+        assert!(outcome.stderr_text().contains(jobs), "{outcome:?}");
+    }
+}
+
+/// Runs the last step of the workflow in rust-tree/README.md as it stands there, with the sample module in place of the
+/// one that the workflow checks out.
+#[test]
+fn workflow_of_the_guide_builds_and_loads_a_module() {
+    let guide =
+        fs::read_to_string(project().join("rust-tree/README.md")).expect("reading the guide");
+    let (_, workflow) = guide
+        .split_once("        run: |\n")
+        .expect("a workflow in the guide");
+    let (commands, _) = workflow.split_once("```").expect("the end of the workflow");
+    let copy = "rm -rf build/module; cp -r tests/fixtures/hello build/module";
+    let outcome = Outcome::of(
+        Command::new("bash")
+            .args(["-ec", &format!("{copy}\n{commands}")])
+            .env(
+                "kernel",
+                env::var("KSTAT_LAB").expect("KSTAT_LAB, which scripts/lab sets"),
+            )
+            .current_dir(project()),
+    );
+
+    let text = outcome.expect_success();
+    assert!(
+        text.ends_with("hello: from outside of the tree\n"),
         "{outcome:?}"
     );
 }
