@@ -140,17 +140,18 @@ kbuild() {
 		"${flags[@]}" may-sync-config= need-compiler=1 "$@"
 }
 
-# Builds rust/ and the programs that this needs. `make prepare` would also build files that no module needs.
+# Builds rust/ and the programs that this needs, but no object for the kernel itself (KBUILD_BUILTIN). `make prepare` would
+# also build files that no module needs. Also prints the arguments that the kernel's makefile gives to its script for
+# rust-analyzer.
 build() {
-	local arguments
-
 	cat >>"$work/source/Makefile" <<'EOT'
 
 ifneq ($(need-sub-make),1)
 PHONY += rust-metadata
 rust-metadata: scripts_basic
 	$(if $(CONFIG_X86),$(Q)$(MAKE) $(build)=scripts scripts/target.json)
-	$(Q)$(MAKE) $(build)=rust
+	$(Q)$(MAKE) KBUILD_BUILTIN= $(build)=rust
+	$(Q)$(MAKE) -n $(build)=rust rust-analyzer >commands
 endif
 EOT
 	# The longest chain of steps is core, bindings, kernel. With two jobs, the macros, for which bindings waits, are
@@ -166,14 +167,11 @@ EOT
 	[ $jobs -lt "$(nproc)" ] || jobs=$(nproc)
 	say "building the kernel crate's metadata: about a minute"
 	progress &
-	# The arguments that the kernel's makefile gives to its script for rust-analyzer, without the four folders.
-	kbuild --no-print-directory -n rust-analyzer >"$work/commands" 2>"$work/warnings" &
-	arguments=$!
 	kbuild objtool="$headers/tools/objtool/objtool" RUSTFMT=cat RUSTFLAGS_kernel.o=-Zthreads=2 \
 		rust-metadata >"$log" 2>&1
-	wait $arguments
 	end_jobs
-	sed -z 's/\\\n//g' "$work/commands" | tr '\t' ' ' | tr -s ' ' |
+	# Without the last four arguments, which are folders.
+	sed -z 's/\\\n//g' "$work/build/commands" | tr '\t' ' ' | tr -s ' ' |
 		sed -n 's/^MAKEFLAGS= [^ ]*generate_rust_analyzer\.py \(.*\)\( [^ ]*\)\{4\} > rust-project\.json$/\1/p' >"$work/arguments"
 	[ -s "$work/arguments" ] || die "the kernel's makefile has no command for rust-analyzer that rust-tree understands"
 }

@@ -225,7 +225,7 @@ fn failure_names_the_cause_and_leaves_no_partial_tree() {
         root.attempt(&format!(
             "mount -t tmpfs -o size=500M tmpfs /var/lib/rust-tree
             {{ status=0; {make} 2>&1 || status=$?; echo $status >/run/status; }} | tee /run/said &
-            until grep -q unpacking /run/said; do kill -0 $!; sleep 0.1; done
+            until grep -q building /run/said; do kill -0 $!; sleep 0.1; done
             fallocate -l 350M /var/lib/rust-tree/other
             wait
             [ \"$(ls -A -I .*.lock /var/lib/rust-tree)\" = other ]
