@@ -169,9 +169,11 @@ fn version_has_one_home() -> Result<Vec<String>> {
             ("CHANGELOG.md", format!("## {version}")),
         ] {
             let file = folder.join(file);
-            let has = read(&file)?.lines().any(|text| text.starts_with(&line));
-            sentences.extend(broken(!has, || {
-                format!("{} has no entry for version {version}.", file.display())
+            let text = read(&file)?;
+            let newest = text.lines().find(|text| text.starts_with(&line[..3]));
+            let follows = newest.is_some_and(|newest| newest.starts_with(&line));
+            sentences.extend(broken(!follows, || {
+                format!("{} does not begin with version {version}.", file.display())
             }));
         }
     }

@@ -53,9 +53,9 @@ require_rustc() {
 		die "the kernel $release was built by '$want', and rustc here is '$have': install the rustc that built the kernel"
 }
 
-# Whether the headers' rust/ is a link that --install made.
+# Whether the headers' metadata are links that --install made.
 is_linked() {
-	case $(readlink "$headers/rust" || true) in "$cache"/* | "$system"/*) ;; *) return 1 ;; esac
+	case $(readlink "$headers/rust/libkernel.rmeta" || true) in "$cache"/* | "$system"/*) ;; *) return 1 ;; esac
 }
 
 # Whether the headers come with metadata, as those of other distributions and built kernels do.
@@ -67,7 +67,7 @@ come_with_metadata() {
 require_origin() {
 	local own='build modules with the folder in which the kernel was built (make KDIR=)'
 
-	if [ -L "$headers/rust" ] && [ ! -e "$headers/rust" ] && ! is_linked; then
+	if [ -L "$headers/rust" ] && [ ! -e "$headers/rust" ]; then
 		die "the metadata of $release is in a package that is not installed: install linux-lib-rust-$release"
 	elif origin=$(dpkg-query -f '${source:Version}' -W "linux-headers-$release" 2>/dev/null); then
 		common=$(sed -n 's,^include \(/.*\)/Makefile$,\1,p' "$headers/Makefile")
@@ -102,11 +102,21 @@ find_source() {
 	[ -e "$source" ] && [ "$(dpkg-query -f '${Version}' -W "linux-source-$series" 2>/dev/null || true)" = "$origin" ] || source=''
 }
 
-free_space() {
+# The source of Rust's libraries, of which core is compiled.
+require_library() {
+	[ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ] || die "rust-src is missing: install it (apt install rust-src)"
+}
+
+# Prints the folder of trees, or the one in which it will be made.
+existing_cache() {
 	local at=$cache
 
 	until [ -e "$at" ]; do at=$(dirname "$at"); done
-	df --output=avail -BM "$at" | tail -n 1 | tr -dc 0-9
+	echo "$at"
+}
+
+free_space() {
+	df --output=avail -BM "$(existing_cache)" | tail -n 1 | tr -dc 0-9
 }
 
 free_memory() {
@@ -114,7 +124,7 @@ free_memory() {
 }
 
 require_room() {
-	! findmnt -n -o OPTIONS -T "$cache" | grep -qw noexec ||
+	! findmnt -n -o OPTIONS -T "$(existing_cache)" | grep -qw noexec ||
 		die "$cache is on a file system that is mounted noexec, and making a tree runs programs there: name another folder in RUST_TREE_CACHE="
 	[ "$(free_space)" -ge $space ] || die "$cache has $(free_space) MB free, and making a tree takes $space MB: free some space, and run it again"
 	[ "$(free_memory)" -ge $memory ] || die "$(free_memory) MB of memory and swap are free, and making a tree takes $memory MB: end some programs or add swap, and run it again"

@@ -31,13 +31,13 @@ is_made() {
 is_linked_completely() {
 	local file
 
-	for file in "$found"/rust/libkernel.rmeta "$found"/scripts/*; do
-		[ -e "$headers/${file#"$found"/}" ] || die "the metadata is in $found, but the headers have no link to it: run 'rust-tree --install' as root, or build modules with 'make KDIR=$found'"
+	for file in "$found"/rust/* "$found"/scripts/*; do
+		cmp -s "$file" "$headers/${file#"$found"/}" || die "the metadata is in $found, but the headers have no link to it: run 'rust-tree --install' as root, or build modules with 'make KDIR=$found'"
 	done
 }
 
 has_source() {
-	[ -n "$source" ] || apt-cache madison "linux-source-$series" 2>/dev/null | grep -qF "| $origin |" ||
+	[ -n "$source" ] || apt-cache madison "linux-source-$series" 2>/dev/null | grep -F "| $origin |" >/dev/null ||
 		die "the metadata is made from the package linux-source-$series=$origin, which is not installed, and apt does not know it: run 'apt update'"
 }
 
@@ -47,6 +47,8 @@ stop_at_problems
 find_headers
 inspect require_rust "the kernel is built with CONFIG_RUST"
 stop_at_problems
+# The headers have links to the system's tree, whoever asks.
+[ ! -e "$system/$release" ] || cache=$system tree=$system/$release
 inspect require_tools "make, gcc, xz, rustc and bindgen are installed"
 inspect require_rustc "rustc is the one that built the kernel: $(rustc --version 2>/dev/null || true)"
 if come_with_metadata; then
@@ -65,6 +67,7 @@ else
 		inspect is_linked_completely "the headers have links to it"
 	else
 		inspect has_source "the package linux-source-$series $origin, from which it is made, is $([ -n "$source" ] && echo installed || echo known to apt)"
+		inspect require_library "the source of Rust's libraries is installed"
 		inspect require_room "$(free_space) MB of disk space and $(free_memory) MB of memory are free"
 		inspect is_made ""
 	fi

@@ -47,21 +47,22 @@ examine() {
 		echo "$headers $origin" && rustc -vV && bindgen --version)
 }
 
-# Sets found to a tree that can be used. Says why others cannot. examine() goes before.
+# Sets found to a tree that can be used. Says why others cannot, unless its argument is "quiet". examine() goes before.
 find_tree() {
-	local at
+	local at why
 
 	for at in "$tree" "$system/$release"; do
 		if [ ! -e "$at" ]; then
 			continue
 		elif [ "$(cat "$at/.key" 2>/dev/null)" != "$key" ]; then
-			say "$at cannot be used: it was made from other headers, or by another rustc or bindgen"
+			why='it was made from other headers, or by another rustc or bindgen'
 		elif ! (contents "$at") | cmp -s - "$at/.contents"; then
-			say "$at cannot be used: its files were changed after it was made"
+			why='its files were changed after it was made'
 		else
 			found=$at
 			return
 		fi
+		[ "${1:-}" = quiet ] || say "$at cannot be used: $why"
 		[ "$tree" != "$system/$release" ] || break
 	done
 	return 1
@@ -80,12 +81,13 @@ end_jobs() {
 	wait
 } 2>/dev/null
 
-# Whatever ends make_tree(), nothing is left behind. step is what failed if a command failed without a message of ours.
+# Runs when rust-tree ends, in whatever way. No partly made tree is left behind, and no link to one that may not fit. step
+# is what failed if a command failed without a message of ours.
 clean_up() {
 	local status=$?
 
 	trap - EXIT
-	end_jobs
+	[ -z "$making" ] || end_jobs
 	if [ $status != 0 ] && [ -n "$step" ]; then
 		tail -n 20 "$log" >&2
 		if [ "$(free_space)" -lt 50 ]; then
@@ -97,7 +99,8 @@ clean_up() {
 		fi
 		status=1
 	fi
-	rm -rf "$work"
+	[ -z "$making" ] || rm -rf "$work"
+	[ -z "$unproven" ] || unlink_headers "$unproven"
 	exit $status
 }
 
@@ -164,6 +167,7 @@ $(obj)/zerocopy.o: | $(obj)/uapi.o
 EOT
 	sed -i 's/--crate-type rlib -O /--crate-type rlib /' "$work/source/rust/Makefile"
 	jobs=$(($(free_memory) / memory))
+	[ $jobs -ge 1 ] || jobs=1
 	[ $jobs -lt "$(nproc)" ] || jobs=$(nproc)
 	say "building the kernel crate's metadata: about a minute"
 	progress &
@@ -226,10 +230,10 @@ write_tree() {
 # Makes the tree, and sets found to it. examine() goes before.
 make_tree() {
 	set -m
-	log=$work/log step=''
-	trap clean_up EXIT
-	trap 'end_jobs; die "interrupted: no files are left; run it again"' HUP INT TERM
+	making=1 log=$work/log
+	trap 'end_jobs; code=130; die "interrupted: no files are left; run it again"' HUP INT TERM
 	rm -rf "$work"
+	require_library
 	require_room
 	find_source
 	mkdir -p "$work/source" "$work/build"
@@ -243,8 +247,8 @@ make_tree() {
 	prove
 	step='writing the tree'
 	write_tree 2>"$log"
-	step='' found=$tree
+	step='' making='' found=$tree
 	rm -rf "$work"
-	trap - EXIT HUP INT TERM
+	trap - HUP INT TERM
 	set +m
 }

@@ -318,7 +318,8 @@ fn assert_doctor_finds(setup: &str, problems: &[&str]) {
 fn doctor_finds_what_a_debian_machine_lacks() {
     let linked = format!(
         "{COPY_HEADERS}
-        ln -s {0}/rust /tmp/headers/rust
+        mkdir /tmp/headers/rust
+        ln -s -t /tmp/headers/rust {0}/rust/*
         find {0}/scripts -type f -exec ln -s -t /tmp/scripts {{}} +",
         tree().display()
     );
