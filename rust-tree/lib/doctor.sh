@@ -19,7 +19,7 @@ inspect() {
 	fi
 }
 
-# Ends the program if a check has failed: later checks need what it was about.
+# Ends the program if a check has failed: the later checks depend on the earlier ones.
 stop_at_problems() {
 	[ $problems = 0 ] || die "Rust modules cannot be built for $release: do what the lines with 'problem' say"
 }
@@ -47,7 +47,7 @@ stop_at_problems
 find_headers
 inspect require_rust "the kernel is built with CONFIG_RUST"
 stop_at_problems
-# The headers have links to the system's tree, whoever asks.
+# The headers have links to the tree in the folder of all users. That tree is judged, also for a user who has another one.
 [ ! -e "$system/$release" ] || cache=$system tree=$system/$release
 inspect require_tools "make, gcc, xz, rustc and bindgen are installed"
 inspect require_rustc "rustc is the one that built the kernel: $(rustc --version 2>/dev/null || true)"

@@ -13,15 +13,15 @@ leads_to_tree() {
 	case $(readlink "$1" || true) in "$system"/*) ;; *) return 1 ;; esac
 }
 
-# make_link FILE LINK
+# Makes a link to a file, and the folder for it. make_link FILE LINK
 make_link() {
 	local error
 
-	[ "$(readlink "$2" || true)" = "$1" ] || error=$(ln -sfnT "$1" "$2" 2>&1) ||
+	[ "$(readlink "$2" || true)" = "$1" ] || error=$({ mkdir -p "${2%/*}" && ln -sfnT "$1" "$2"; } 2>&1) ||
 		die "the link $2 cannot be made (${error#*: }): mend that and run 'rust-tree --install', or build modules with 'make KDIR=$tree'"
 }
 
-# remove_link LINK
+# Removes a link. remove_link LINK
 remove_link() {
 	rm -f "$1" 2>/dev/null || die "$1 cannot be removed: mount its file system read-write, and run 'rust-tree --install'"
 }
@@ -114,10 +114,8 @@ install_headers() {
 	fi
 	unproven=''
 	link_scripts "$headers" "$tree"
+	for file in "$tree"/rust/*; do make_link "$file" "$headers/rust/${file##*/}"; done
 	if [ "$before" != "$tree/rust/libkernel.rmeta" ]; then
-		mkdir -p "$headers/rust" 2>/dev/null ||
-			die "$headers/rust cannot be made: mount its file system read-write and run 'rust-tree --install', or build modules with 'make KDIR=$tree'"
-		for file in "$tree"/rust/*; do make_link "$file" "$headers/rust/${file##*/}"; done
 		echo "rust-tree: Rust modules can be built for $release"
 		# DKMS leaves processes behind that would hold the lock for some seconds.
 		exec {lock}>&-
@@ -125,8 +123,8 @@ install_headers() {
 	fi
 }
 
-# Does the same for all kernels with Rust whose headers are installed, and has DKMS build what it could not build before.
-# Removes the trees of all other kernels.
+# Adds to the headers of all installed kernels with Rust what they lack, and has DKMS build the modules that it could not
+# build before. Removes the trees of all other kernels.
 install_all_headers() {
 	local at changed config code status=0
 

@@ -3,10 +3,28 @@
 //! The package kstat-dkms, together with rust-tree and modules that know nothing of it.
 
 use crate::{
-    add_modules, assert_counts, assert_installed, assert_purges, here, install_modules, prepare,
-    APT_FAILED, INSTALL, INSTALL_OLDER, LOAD, LOADED, UPGRADE,
+    add_modules, assert_counts, assert_installed, assert_purges, here, prepare, APT_FAILED,
+    INSTALL, INSTALL_OLDER, LOAD, LOADED, UPGRADE,
 };
 use kstat_tests::lab::chroot::Chroot;
+
+/// Removes the modules of [`add_modules`].
+const REMOVE_MODULES: &str =
+    "for name in hello mixed; do dkms remove $name/1.0 --all; rm -r /usr/src/$name-1.0; done";
+
+/// Installs the packages in a system with one kernel, `release`, and builds the modules of [`add_modules`] there. Asserts
+/// that kstat counts and that the modules load.
+#[track_caller]
+fn assert_installation_works(root: &Chroot, release: &str) {
+    println!("{}", root.run(INSTALL));
+    assert_installed(root, "kstat", &[release]);
+    assert_counts(root, release);
+    add_modules(root);
+    root.run(&format!(
+        "dkms install hello/1.0 -k {release}; dkms install mixed/1.0 -k {release}"
+    ));
+    assert_eq!(root.boot(release, LOAD), LOADED);
+}
 
 #[test]
 fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
@@ -16,12 +34,7 @@ fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
     let before = root.unowned();
     let older = root.kernels().remove(0);
 
-    println!("{}", root.run(INSTALL));
-    assert_installed(&root, "kstat", &[&older]);
-    assert_counts(&root, &older);
-    add_modules(&root);
-    install_modules(&root, &older);
-    assert_eq!(root.boot(&older, LOAD), LOADED);
+    assert_installation_works(&root, &older);
 
     // Without a network, the source of the new kernel cannot be downloaded, and apt leaves packages
     // unconfigured. When dpkg configures them with a network, DKMS builds all modules for the new kernel.
@@ -89,9 +102,7 @@ fn trixie_counts_after_installation_and_kernel_upgrade_and_purges() {
         ""
     );
 
-    root.run(
-        "for name in hello mixed; do dkms remove $name/1.0 --all; rm -r /usr/src/$name-1.0; done",
-    );
+    root.run(REMOVE_MODULES);
     assert_purges(&root, &before);
 }
 
@@ -102,15 +113,8 @@ fn forky_counts_and_purges() {
     let before = root.unowned();
     let release = root.kernels().remove(0);
 
-    println!("{}", root.run(INSTALL));
-    assert_installed(&root, "kstat", &[&release]);
-    assert_counts(&root, &release);
-    add_modules(&root);
-    install_modules(&root, &release);
-    assert_eq!(root.boot(&release, LOAD), LOADED);
-    root.run(
-        "for name in hello mixed; do dkms remove $name/1.0 --all; rm -r /usr/src/$name-1.0; done",
-    );
+    assert_installation_works(&root, &release);
+    root.run(REMOVE_MODULES);
     assert_purges(&root, &before);
 }
 

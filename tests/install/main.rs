@@ -110,14 +110,6 @@ fn add_modules(root: &Chroot) {
     }
 }
 
-/// Builds and installs the modules of [`add_modules`] for the kernel `release`.
-#[track_caller]
-fn install_modules(root: &Chroot, release: &str) {
-    root.run(&format!(
-        "dkms install hello/1.0 -k {release}; dkms install mixed/1.0 -k {release}"
-    ));
-}
-
 /// Asserts that DKMS has built and installed `module` for the kernels `releases` and for no other.
 #[track_caller]
 fn assert_installed(root: &Chroot, module: &str, releases: &[&str]) {
